@@ -1,0 +1,143 @@
+"""What is wanted: groups and services as frozen values, and the hash that tells drift.
+
+A `ServiceSpec` is complete: its ports carry leased host ports, its dependencies full service ids. What a
+runtime needs to start it stands here and nowhere else.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class RuntimeKind(StrEnum):
+    """What runs a service."""
+
+    DOCKER = "docker"
+    PROCESS = "process"
+    EXTERNAL = "external"
+
+
+class Condition(StrEnum):
+    """What a dependent waits for."""
+
+    STARTED = "started"
+    HEALTHY = "healthy"
+    COMPLETED = "completed"
+
+
+class RestartPolicy(StrEnum):
+    """When CLOS brings a service back that ended by itself."""
+
+    NO = "no"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+    UNLESS_STOPPED = "unless-stopped"
+
+
+class CheckType(StrEnum):
+    """How a health check looks."""
+
+    HTTP = "http"
+    TCP = "tcp"
+    EXEC = "exec"
+    DOCKER = "docker"
+
+
+@dataclass(frozen=True, slots=True)
+class PortRequest:
+    """One port of a service. `host_port` is None until it is leased; `container_port` None means the same number."""
+
+    name: str = ""
+    host_ip: str = "127.0.0.1"
+    host_port: int | None = None
+    container_port: int | None = None
+    protocol: str = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """`service` is the id of the service that is waited for."""
+
+    service: str
+    condition: Condition = Condition.STARTED
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How and how often to look. Times in seconds.
+
+    `url` is absolute, or a path on the service's first host port; `port` a port's name; `test` an argument
+    list (exec; Docker's own `CMD`/`CMD-SHELL` form is resolved before it gets here).
+    """
+
+    type: CheckType = CheckType.TCP
+    url: str | None = None
+    port: str | None = None
+    test: tuple[str, ...] = ()
+    interval_s: float = 30.0
+    timeout_s: float = 10.0
+    retries: int = 3
+    start_period_s: float = 30.0
+    expected_status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """A service as it is wanted. Memory in MB, CPU in cores, times in seconds."""
+
+    id: str
+    name: str
+    group: str
+    runtime: RuntimeKind = RuntimeKind.DOCKER
+    image: str | None = None
+    # {"context": absolute path, "dockerfile": name, "args": {…}, "target": name}
+    build: Mapping[str, Any] | None = None
+    command: tuple[str, ...] = ()
+    working_dir: str | None = None
+    user: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    volumes: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    network_mode: str = "bridge"
+    dns_servers: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    restart_policy: RestartPolicy = RestartPolicy.UNLESS_STOPPED
+    restart_by: str = "clos"
+    cpu_limit: float | None = None
+    memory_limit: int | None = None
+    stop_timeout_s: float = 30.0
+    ports: tuple[PortRequest, ...] = ()
+    depends_on: tuple[Dependency, ...] = ()
+    health_check: HealthCheck | None = None
+    network_name: str = ""
+
+    def hash(self) -> str:
+        """SHA-256 over what an instance is made of.
+
+        What does not change the instance (dependencies, health check, restart policy, stop timeout) is left
+        out, so that changing it is no drift.
+        """
+        made_of = asdict(self)
+        for name in ("depends_on", "health_check", "restart_policy", "stop_timeout_s"):
+            del made_of[name]
+        canonical = json.dumps(made_of, sort_keys=True, separators=(",", ":"), default=dict)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def first_port(self) -> int | None:
+        """The first port's host port: the one that `url` and a path-only health check mean."""
+        return self.ports[0].host_port if self.ports else None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """A group as it is wanted, with the groups it depends on."""
+
+    name: str
+    project: str = "development"
+    dependencies: tuple[str, ...] = ()
+    start_order: int = 0
+    network_name: str = ""

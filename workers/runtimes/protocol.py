@@ -1,0 +1,106 @@
+"""What every runtime can do. One contract suite (`tests/contract`) runs against all of them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from domain.observation import Instance
+from domain.specs import ServiceSpec
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of output. `stream` is `stdout` or `stderr`; `at` is None where the time is not known."""
+
+    text: str
+    at: datetime | None = None
+    stream: str = "stdout"
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Resources of one instance at one moment: CPU in percent of one core, memory in MB, the rest in bytes."""
+
+    cpu_usage: float
+    memory_usage: float
+    network_rx: int = 0
+    network_tx: int = 0
+    disk_read: int = 0
+    disk_write: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """What a command inside an instance ended with. `output` is at most 4 KiB."""
+
+    exit_code: int
+    output: str
+
+
+class Runtime(Protocol):
+    """Runs instances of services. Every call is idempotent and bounded in time; none retries by itself.
+
+    Errors are `domain.errors` only: EngineUnreachable, ImageMissing, ImagePullFailed, PortHeld, StartFailed,
+    NotOurs, AddressPoolExhausted, PermissionRefused, TimedOut.
+    """
+
+    kind: str
+
+    def observe(self) -> Mapping[str, Instance]:
+        """Every instance of this CLOS, running or not, by service id, in one look.
+
+        Raises EngineUnreachable if it cannot look.
+        """
+        ...
+
+    def prepare(self, spec: ServiceSpec, progress: Progress) -> None:
+        """Have the image: present, or pulled, or built. Nothing to do for other runtimes."""
+        ...
+
+    def prepared(self, spec: ServiceSpec) -> bool:
+        """Whether `prepare` has nothing to do."""
+        ...
+
+    def create(self, spec: ServiceSpec) -> Instance:
+        """Make the instance without running it, and the network it needs. Adopts what is there with the same
+        spec hash, replaces what is there with another one and does not run. A process runtime does nothing."""
+        ...
+
+    def start(self, spec: ServiceSpec) -> Instance:
+        """Run it. One that runs already is adopted. Leaves nothing behind when it fails."""
+        ...
+
+    def stop(self, spec: ServiceSpec, timeout_s: float) -> Instance:
+        """TERM, then KILL after `timeout_s`, to all of it. One that does not run is success."""
+        ...
+
+    def remove(self, spec: ServiceSpec) -> None:
+        """Take away what is left of a stopped instance, and the group's network with the last one."""
+        ...
+
+    def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
+        """The last `tail` lines (at most 5000, 1 MiB), oldest first."""
+        ...
+
+    def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
+        """New lines as they come, until `stop()`; yields None at least every second while there are none."""
+        ...
+
+    def stats(self, service_ids: Sequence[str]) -> Mapping[str, Stats]:
+        """Resources of those that run; one that cannot be read is left out."""
+        ...
+
+    def execute(self, spec: ServiceSpec, argv: Sequence[str], timeout_s: float) -> ExecResult:
+        """Run a command beside the service: in its container, or in its working directory and environment."""
+        ...
+
+    def own_test(self, spec: ServiceSpec) -> tuple[str, ...]:
+        """The argument list of the instance's own health test (`HEALTHCHECK`), empty if it has none."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. Instances go on."""
+        ...
