@@ -1,0 +1,5 @@
+"""Every mapped class, so that the metadata is whole wherever `models` is imported."""
+
+from models import access, events, groups, installation, operations, ports, services
+
+__all__ = ["access", "events", "groups", "installation", "operations", "ports", "services"]

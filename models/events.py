@@ -1,0 +1,87 @@
+"""The event log: the feed's only source. An event's id is its row, so the order of commits is the order of ids."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Index, String, func, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from domain.events import EventType, Severity
+from models.base import Base, BigId, now
+
+
+class Event(Base):
+    """Something that happened. Rows are never changed (a trigger says so), only aged out."""
+
+    __tablename__ = "system_events"
+    __table_args__ = (
+        Index("ix_system_events_operation_id", "operation_id"),
+        # An id must never be given twice, not even after the newest row was aged out.
+        {"sqlite_autoincrement": True},
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    type: Mapped[str] = mapped_column(String(40), index=True)
+    severity: Mapped[str] = mapped_column(String(10), server_default="info", default="info")
+    actor: Mapped[str | None] = mapped_column(String(100))
+    service_id: Mapped[str | None] = mapped_column(String(160))
+    group_name: Mapped[str | None] = mapped_column(String(50))
+    operation_id: Mapped[str | None] = mapped_column(String(36))
+    data: Mapped[dict[str, Any] | None]
+    timestamp: Mapped[datetime] = mapped_column(index=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form in which clients get it."""
+        return {
+            "id": self.id,
+            "type": self.type,
+            "severity": self.severity,
+            "actor": self.actor,
+            "service_id": self.service_id,
+            "group_name": self.group_name,
+            "operation_id": self.operation_id,
+            "data": self.data or {},
+            "timestamp": self.timestamp.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        }
+
+
+def append(
+    session: Session,
+    type_: EventType,
+    data: dict[str, Any],
+    *,
+    severity: Severity = Severity.INFO,
+    actor: str | None = None,
+    service_id: str | None = None,
+    group_name: str | None = None,
+    operation_id: str | None = None,
+) -> Event:
+    """Write an event in the transaction that changes what it tells of."""
+    event = Event(
+        type=type_.value,
+        severity=severity.value,
+        actor=actor,
+        service_id=service_id,
+        group_name=group_name,
+        operation_id=operation_id,
+        data=data,
+        timestamp=now(),
+    )
+    session.add(event)
+    session.flush()
+    return event
+
+
+def last_id(session: Session) -> int:
+    """The newest event's id; 0 if there is none."""
+    return session.scalar(select(func.max(Event.id))) or 0
+
+
+def first_id(session: Session) -> int:
+    """The oldest kept event's id; 0 if there is none."""
+    return session.scalar(select(func.min(Event.id))) or 0
+
+
+def after(session: Session, event_id: int, limit: int = 500) -> Sequence[Event]:
+    """What came after `event_id`, oldest first."""
+    return session.scalars(select(Event).where(Event.id > event_id).order_by(Event.id).limit(limit)).all()

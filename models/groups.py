@@ -1,0 +1,83 @@
+"""Groups of services."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import String, Text, func, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from domain.errors import GroupExists, GroupNotFound
+from domain.specs import GroupSpec
+from models.base import Base, now
+
+
+class Group(Base):
+    """A named set of services that start and stop together, and whose ports come from one project's ranges."""
+
+    __tablename__ = "service_groups"
+
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    description: Mapped[str | None] = mapped_column(Text)
+    project: Mapped[str] = mapped_column(String(50), server_default="development", default="development")
+    dependencies: Mapped[list[str] | None]
+    start_order: Mapped[int] = mapped_column(server_default="0", default=0)
+    compose_file: Mapped[str | None] = mapped_column(Text)
+    network_name: Mapped[str | None] = mapped_column(String(100))
+    restart_policy: Mapped[str | None] = mapped_column(String(20))
+    conflicts: Mapped[dict[str, Any] | None]
+    reconcile: Mapped[dict[str, Any] | None]
+    spec_version: Mapped[int] = mapped_column(server_default="1", default=1)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp(), default=now)
+    updated_at: Mapped[datetime] = mapped_column(
+        server_default=func.current_timestamp(), default=now, onupdate=now
+    )
+
+    def spec(self) -> GroupSpec:
+        """The group as a value."""
+        return GroupSpec(
+            name=self.name,
+            project=self.project,
+            dependencies=tuple(self.dependencies or ()),
+            start_order=self.start_order,
+            network_name=self.network_name or "",
+        )
+
+
+def get(session: Session, name: str) -> Group:
+    """The group of that name.
+
+    Raises:
+        GroupNotFound: there is none.
+    """
+    found = session.get(Group, name)
+    if found is None:
+        raise GroupNotFound(name)
+    return found
+
+
+def add(session: Session, name: str, **fields: Any) -> Group:
+    """Register a group.
+
+    Raises:
+        GroupExists: one of that name is registered.
+    """
+    if session.get(Group, name) is not None:
+        raise GroupExists(f"there is a group {name!r} already", group=name)
+    group = Group(name=name, **fields)
+    session.add(group)
+    session.flush()
+    return group
+
+
+def ensure(session: Session, name: str) -> Group:
+    """The group of that name, made with defaults if there is none."""
+    return session.get(Group, name) or add(session, name)
+
+
+def page(session: Session, after: str | None, limit: int) -> Sequence[Group]:
+    """Groups by name, from after `after`."""
+    query = select(Group).order_by(Group.name).limit(limit)
+    if after is not None:
+        query = query.where(Group.name > after)
+    return session.scalars(query).all()

@@ -1,0 +1,221 @@
+"""Ports: ranges per project, what services claim, what is leased, and who was last seen to listen."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Boolean, CheckConstraint, ForeignKey, Index, String, Text, func, select, text
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from domain.errors import RangeFull
+from models.base import Base, BigId, now
+
+THIS_NODE = "local"
+
+
+class PortRange(Base):
+    """The ports that a project's services are given."""
+
+    __tablename__ = "port_ranges"
+    __table_args__ = (
+        CheckConstraint("start_port >= 1 AND end_port <= 65535 AND start_port <= end_port", name="order"),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    project: Mapped[str] = mapped_column(String(50), index=True)
+    start_port: Mapped[int]
+    end_port: Mapped[int]
+    description: Mapped[str | None] = mapped_column(Text)
+    priority: Mapped[int] = mapped_column(server_default="0", default=0)
+    max_services: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp(), default=now)
+
+
+class PortClaim(Base):
+    """A port that a service's spec names, or that a container publishes. Claims are not unique: that is a conflict.
+
+    `port` None means any port of the project's range; the lease fills it in.
+    """
+
+    __tablename__ = "port_claims"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    service_id: Mapped[str | None] = mapped_column(ForeignKey("services.id", ondelete="CASCADE"), index=True)
+    position: Mapped[int] = mapped_column(server_default="0", default=0)
+    name: Mapped[str] = mapped_column(String(100), server_default=text("''"), default="")
+    host_ip: Mapped[str] = mapped_column(String(45), server_default="127.0.0.1", default="127.0.0.1")
+    port: Mapped[int | None] = mapped_column(index=True)
+    container_port: Mapped[int | None]
+    protocol: Mapped[str] = mapped_column(String(4), server_default="tcp", default="tcp")
+    source: Mapped[str] = mapped_column(String(10), server_default="spec", default="spec")
+    container_ref: Mapped[str | None] = mapped_column(String(100))
+    latent: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
+
+
+class PortLease(Base):
+    """A port of this host that one holder has for itself. Unique by rule of the database."""
+
+    __tablename__ = "port_leases"
+    __table_args__ = (Index("uq_port_leases_node_protocol_port", "node", "protocol", "port", unique=True),)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    node: Mapped[str] = mapped_column(String(100), server_default=THIS_NODE, default=THIS_NODE)
+    protocol: Mapped[str] = mapped_column(String(4), server_default="tcp", default="tcp")
+    port: Mapped[int]
+    host_ip: Mapped[str] = mapped_column(String(45), server_default="127.0.0.1", default="127.0.0.1")
+    project: Mapped[str] = mapped_column(String(50))
+    service_id: Mapped[str | None] = mapped_column(ForeignKey("services.id", ondelete="CASCADE"), index=True)
+    port_name: Mapped[str] = mapped_column(String(100), server_default=text("''"), default="")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp(), default=now)
+    expires_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
+class SeenListener(Base):
+    """A socket that the last scan saw bound on this host."""
+
+    __tablename__ = "listeners"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    host_ip: Mapped[str] = mapped_column(String(45))
+    port: Mapped[int] = mapped_column(index=True)
+    protocol: Mapped[str] = mapped_column(String(4))
+    pid: Mapped[int | None]
+    name: Mapped[str | None] = mapped_column(Text)
+    command: Mapped[str | None] = mapped_column(Text)
+    user: Mapped[str | None] = mapped_column(String(100))
+    start_ticks: Mapped[int | None] = mapped_column(BigId)
+    observed_at: Mapped[datetime]
+
+
+class PortConflict(Base):
+    """A port that two want, while it lasts and after."""
+
+    __tablename__ = "port_conflicts"
+    __table_args__ = (
+        Index("uq_port_conflicts_active", "kind", "port", "protocol", "host_ip", unique=True,
+              sqlite_where=text("status = 'active'"), postgresql_where=text("status = 'active'")),
+    )  # fmt: skip
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(String(30))
+    status: Mapped[str] = mapped_column(String(10), server_default="active", default="active")
+    port: Mapped[int] = mapped_column(index=True)
+    host_ip: Mapped[str] = mapped_column(String(45))
+    protocol: Mapped[str] = mapped_column(String(4))
+    claimants: Mapped[list[str] | None]
+    holder: Mapped[dict[str, Any] | None]
+    options: Mapped[list[Any] | None]
+    resolution: Mapped[dict[str, Any] | None]
+    detected_at: Mapped[datetime]
+    resolved_at: Mapped[datetime | None]
+
+
+def lease_holder(session: Session, port: int, protocol: str = "tcp") -> PortLease | None:
+    """Who has that port, if anybody; an expired lease is nobody's."""
+    found = session.scalar(
+        select(PortLease).where(
+            PortLease.node == THIS_NODE, PortLease.protocol == protocol, PortLease.port == port
+        )
+    )
+    if found is not None and found.expires_at is not None and found.expires_at <= now():
+        session.delete(found)
+        session.flush()
+        return None
+    return found
+
+
+def lease(
+    session: Session,
+    project: str,
+    *,
+    protocol: str = "tcp",
+    host_ip: str = "127.0.0.1",
+    service_id: str | None = None,
+    port_name: str = "",
+    preferred: int | None = None,
+    expires_at: datetime | None = None,
+    avoid: frozenset[int] = frozenset(),
+) -> PortLease:
+    """Lease the preferred port if it is free, else the first free one of the project's ranges.
+
+    `avoid` are ports that CLOS keeps for itself. What was last seen to be held is skipped, except by the preferred
+    one, which its caller has chosen.
+
+    Raises:
+        RangeFull: no port is left; it says who has them.
+    """
+    if preferred is not None and lease_holder(session, preferred, protocol) is None:
+        return _grant(session, preferred, project, protocol, host_ip, service_id, port_name, expires_at)
+    taken = _taken(session, protocol) | avoid
+    ranges = ranges_of(session, project)
+    for each in ranges:
+        for port in range(each.start_port, each.end_port + 1):
+            if port not in taken:
+                return _grant(session, port, project, protocol, host_ip, service_id, port_name, expires_at)
+    raise _range_full(session, project, protocol, ranges)
+
+
+def ranges_of(session: Session, project: str) -> Sequence[PortRange]:
+    """A project's ranges, the preferred first."""
+    return session.scalars(
+        select(PortRange)
+        .where(PortRange.project == project)
+        .order_by(PortRange.priority.desc(), PortRange.start_port)
+    ).all()
+
+
+def _taken(session: Session, protocol: str) -> frozenset[int]:
+    leased = session.scalars(
+        select(PortLease.port).where(
+            PortLease.node == THIS_NODE,
+            PortLease.protocol == protocol,
+            (PortLease.expires_at.is_(None)) | (PortLease.expires_at > now()),
+        )
+    )
+    claimed = session.scalars(
+        select(PortClaim.port).where(PortClaim.protocol == protocol, PortClaim.port.is_not(None))
+    )
+    seen = session.scalars(select(SeenListener.port).where(SeenListener.protocol == protocol))
+    return frozenset([*leased, *(port for port in claimed if port is not None), *seen])
+
+
+def _grant(
+    session: Session,
+    port: int,
+    project: str,
+    protocol: str,
+    host_ip: str,
+    service_id: str | None,
+    port_name: str,
+    expires_at: datetime | None,
+) -> PortLease:
+    lease_holder(session, port, protocol)  # takes an expired lease out of the way
+    granted = PortLease(
+        port=port,
+        project=project,
+        protocol=protocol,
+        host_ip=host_ip,
+        service_id=service_id,
+        port_name=port_name,
+        expires_at=expires_at,
+    )
+    session.add(granted)
+    session.flush()
+    return granted
+
+
+def _range_full(session: Session, project: str, protocol: str, ranges: Sequence[PortRange]) -> RangeFull:
+    if not ranges:
+        return RangeFull(
+            f"project {project!r} has no port range",
+            hint="define one: POST /api/v2/port-ranges",
+            project=project,
+        )
+    low, high = min(r.start_port for r in ranges), max(r.end_port for r in ranges)
+    holders = session.scalars(
+        select(PortLease)
+        .where(PortLease.protocol == protocol, PortLease.port.between(low, high))
+        .order_by(PortLease.port)
+        .limit(20)
+    )
+    return RangeFull(
+        f"every port of project {project!r} is taken",
+        hint="free one, or widen the range",
+        project=project,
+        holders=[{"port": each.port, "service_id": each.service_id} for each in holders],
+    )
