@@ -29,9 +29,7 @@ class Group(Base):
     reconcile: Mapped[dict[str, Any] | None]
     spec_version: Mapped[int] = mapped_column(server_default="1", default=1)
     created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp(), default=now)
-    updated_at: Mapped[datetime] = mapped_column(
-        server_default=func.current_timestamp(), default=now, onupdate=now
-    )
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp(), default=now, onupdate=now)
 
     def spec(self) -> GroupSpec:
         """The group as a value."""

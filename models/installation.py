@@ -48,10 +48,7 @@ def take_slot(session: Session, name: str, slot: int) -> bool:
     """Whether this tick is the first of its slot."""
     insert = insert_sqlite if session.get_bind().dialect.name == "sqlite" else insert_postgres
     taken = session.execute(
-        insert(TickSlot)
-        .values(name=name, slot=slot, at=now())
-        .on_conflict_do_nothing()
-        .returning(TickSlot.slot)
+        insert(TickSlot).values(name=name, slot=slot, at=now()).on_conflict_do_nothing().returning(TickSlot.slot)
     )
     return taken.first() is not None
 

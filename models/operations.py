@@ -80,9 +80,7 @@ class OperationStep(Base):
     """One step of an operation's plan, and how it went."""
 
     __tablename__ = "operation_steps"
-    operation_id: Mapped[str] = mapped_column(
-        ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True
-    )
+    operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True)
     id: Mapped[str] = mapped_column(String(250), primary_key=True)
     position: Mapped[int]
     action: Mapped[str] = mapped_column(String(20))
@@ -239,7 +237,7 @@ def heartbeat(session: Session, claims: Sequence[tuple[str, int]], at: datetime)
     return lost
 
 
-def hand_back(session: Session, operation: Operation) -> None:
+def hand_back(operation: Operation) -> None:
     """Give an operation back unfinished, for another worker. This is no attempt."""
     operation.status = OperationStatus.PENDING.value
     operation.attempt -= 1
@@ -249,7 +247,7 @@ def hand_back(session: Session, operation: Operation) -> None:
     operation.sent_at = None
 
 
-def silence(session: Session, operation: Operation) -> None:
+def silence(operation: Operation) -> None:
     """Make a claim count as silent at once, because its worker is known to be dead."""
     operation.heartbeat_at = None
 

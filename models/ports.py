@@ -108,9 +108,7 @@ class PortConflict(Base):
 def lease_holder(session: Session, port: int, protocol: str = "tcp") -> PortLease | None:
     """Who has that port, if anybody; an expired lease is nobody's."""
     found = session.scalar(
-        select(PortLease).where(
-            PortLease.node == THIS_NODE, PortLease.protocol == protocol, PortLease.port == port
-        )
+        select(PortLease).where(PortLease.node == THIS_NODE, PortLease.protocol == protocol, PortLease.port == port)
     )
     if found is not None and found.expires_at is not None and found.expires_at <= now():
         session.delete(found)
@@ -153,9 +151,7 @@ def lease(
 def ranges_of(session: Session, project: str) -> Sequence[PortRange]:
     """A project's ranges, the preferred first."""
     return session.scalars(
-        select(PortRange)
-        .where(PortRange.project == project)
-        .order_by(PortRange.priority.desc(), PortRange.start_port)
+        select(PortRange).where(PortRange.project == project).order_by(PortRange.priority.desc(), PortRange.start_port)
     ).all()
 
 
@@ -167,9 +163,7 @@ def _taken(session: Session, protocol: str) -> frozenset[int]:
             (PortLease.expires_at.is_(None)) | (PortLease.expires_at > now()),
         )
     )
-    claimed = session.scalars(
-        select(PortClaim.port).where(PortClaim.protocol == protocol, PortClaim.port.is_not(None))
-    )
+    claimed = session.scalars(select(PortClaim.port).where(PortClaim.protocol == protocol, PortClaim.port.is_not(None)))
     seen = session.scalars(select(SeenListener.port).where(SeenListener.protocol == protocol))
     return frozenset([*leased, *(port for port in claimed if port is not None), *seen])
 

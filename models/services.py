@@ -45,9 +45,7 @@ class Service(Base):
     stopped_at: Mapped[datetime | None]
     health_url: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp(), default=now)
-    updated_at: Mapped[datetime] = mapped_column(
-        server_default=func.current_timestamp(), default=now, onupdate=now
-    )
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp(), default=now, onupdate=now)
 
     # What is wanted.
     runtime: Mapped[str] = mapped_column(String(20), server_default="docker", default="docker")
@@ -58,9 +56,7 @@ class Service(Base):
     working_dir: Mapped[str | None] = mapped_column(Text)
     user: Mapped[str | None] = mapped_column(String(100))
     labels: Mapped[dict[str, Any] | None]
-    restart_policy: Mapped[str] = mapped_column(
-        String(20), server_default="unless-stopped", default="unless-stopped"
-    )
+    restart_policy: Mapped[str] = mapped_column(String(20), server_default="unless-stopped", default="unless-stopped")
     restart_by: Mapped[str] = mapped_column(String(10), server_default="clos", default="clos")
     cpu_limit: Mapped[float | None] = mapped_column(Float)
     memory_limit: Mapped[int | None] = mapped_column(BigId)
@@ -100,16 +96,12 @@ class Service(Base):
     restart_not_before: Mapped[datetime | None]
 
     tags: Mapped[list["ServiceTag"]] = relationship(cascade="all, delete-orphan", lazy="selectin")
-    environment: Mapped[list["ServiceEnvironment"]] = relationship(
-        cascade="all, delete-orphan", lazy="selectin"
-    )
+    environment: Mapped[list["ServiceEnvironment"]] = relationship(cascade="all, delete-orphan", lazy="selectin")
     volumes: Mapped[list["ServiceVolume"]] = relationship(
         cascade="all, delete-orphan", lazy="selectin", order_by="ServiceVolume.position"
     )
     networks: Mapped[list["ServiceNetwork"]] = relationship(cascade="all, delete-orphan", lazy="selectin")
-    dependencies: Mapped[list["ServiceDependency"]] = relationship(
-        cascade="all, delete-orphan", lazy="selectin"
-    )
+    dependencies: Mapped[list["ServiceDependency"]] = relationship(cascade="all, delete-orphan", lazy="selectin")
     claims: Mapped[list[PortClaim]] = relationship(
         cascade="all, delete-orphan", lazy="selectin", order_by=PortClaim.position
     )
