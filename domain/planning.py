@@ -5,11 +5,12 @@ after an interruption finds only what is left.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from domain import graph
+from domain.errors import DependencyCycle
 from domain.observation import Instance, ObservedState, Phase
 from domain.specs import Condition, Dependency, RuntimeKind, ServiceSpec
 from domain.states import HealthStatus
@@ -241,7 +242,7 @@ def plan_stop(
     """Take `specs` down, dependents first. A cycle is no reason not to stop: then the order is alphabetical."""
     try:
         ordered = list(reversed(graph.order(edges_of(specs))))
-    except graph.DependencyCycle:
+    except DependencyCycle:
         ordered = sorted((spec.id for spec in specs), reverse=True)
     dependents = graph.reverse(edges_of(specs))
     by_id = {spec.id: spec for spec in specs}
@@ -264,9 +265,31 @@ def plan_stop(
     return Plan(tuple(steps))
 
 
-def ready(steps: Sequence[Step], done: Collection[str], begun: Collection[str]) -> list[Step]:
-    """Steps that have not begun and whose needs are all done, in plan order."""
-    return [step for step in steps if step.id not in begun and all(need in done for need in step.depends_on)]
+def plan_restart(specs: Sequence[ServiceSpec], observed: ObservedState, images_ready: Collection[str] = ()) -> Plan:
+    """Stop all that run, then start all."""
+    stops = plan_stop(specs, observed, "restart was asked for").steps
+    down = {
+        spec.id: replace(instance, phase=Phase.EXITED, exit_code=None)
+        for spec in specs
+        if (instance := observed.of(spec.id)).phase not in (Phase.ABSENT, Phase.UNKNOWN)
+    }
+    after = replace(observed, instances=down, health={})
+    starts = plan_start(specs, after, {spec.id for spec in specs}, images_ready).steps
+    stop_ids = tuple(step.id for step in stops)
+    return Plan((*stops, *(replace(step, depends_on=(*step.depends_on, *stop_ids)) for step in starts)))
+
+
+def ready(steps: Sequence[Step], done: Collection[str], failed: Collection[str], begun: Collection[str]) -> list[Step]:
+    """Steps that have not begun and need wait for nothing more, in plan order.
+
+    A need that failed is no longer waited for where it is optional.
+    """
+    return [
+        step
+        for step in steps
+        if step.id not in begun
+        and all(need in done or (need in failed and need in step.optional) for need in step.depends_on)
+    ]
 
 
 def blocked_by(step: Step, failed: Collection[str]) -> str | None:
