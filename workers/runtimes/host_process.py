@@ -1,0 +1,339 @@
+"""Services as plain processes of this host. They outlive the worker that started them.
+
+Each runs under a wrapper of a few lines of `/bin/sh` (`process_command.WRAPPER`) whose command line carries
+CLOS's mark, so every instance can be found whatever became of its starter. stdout and stderr share one log
+file: lines of both have the stream `stdout`.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_hex
+
+from domain.errors import PortHeld, StartFailed
+from domain.observation import Instance, Phase
+from domain.specs import ServiceSpec
+from workers.runtimes import listeners
+from workers.runtimes import process_identity as processes
+from workers.runtimes.process_command import command_of, spawn
+from workers.runtimes.process_ending import end_session
+from workers.runtimes.process_execute import run_bounded
+from workers.runtimes.process_logs import ProcessLogs
+from workers.runtimes.process_state import Identity, StateFolder
+from workers.runtimes.process_stats import SessionStats
+from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
+
+_CANNOT_RUN = {126: "the command could not be run (exit 126)", 127: "the command was not found (exit 127)"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look at the process table found: wrappers by launch, and living members of orphaned sessions."""
+
+    wrappers: Mapping[str, processes.Marked]
+    members: Mapping[int, Sequence[processes.Stat]]
+
+
+class HostProcess:
+    """The runtime `process`. Safe to use from several threads, and from several processes on one home."""
+
+    kind = "process"
+
+    def __init__(
+        self, home: Path, instance_id: str, base_environment: Mapping[str, str], boot_id: str | None = None
+    ) -> None:
+        self._instance_id = instance_id
+        self._environment = dict(base_environment)
+        self._boot_id = boot_id or processes.boot_id()
+        self._state = StateFolder(home / "run" / "processes")
+        self._logs = ProcessLogs(home / "logs" / "services")
+        self._stats = SessionStats()
+        self._guard = threading.Lock()
+        # Wrappers that this process spawned and must reap; a zombie counts as dead for everybody else.
+        self._children: set[int] = set()
+
+    # What is there
+
+    def observe(self) -> Mapping[str, Instance]:
+        """Every instance, running or ended, by service id, in one look at the process table."""
+        self._reap()
+        identities = {found.service_id: found for found in self._state.identities()}
+        look = self._look(identities.values())
+        seen = {service_id: self._instance(found, look) for service_id, found in identities.items()}
+        for wrapper in look.wrappers.values():
+            if not seen.get(wrapper.service_id, Instance("")).alive:
+                seen[wrapper.service_id] = _stray(wrapper)
+        self._logs.note_sizes(seen)
+        return seen
+
+    def _reap(self) -> None:
+        with self._guard:
+            for pid in list(self._children):
+                try:
+                    done = os.waitpid(pid, os.WNOHANG)[0]
+                except ChildProcessError:
+                    done = pid
+                if done:
+                    self._children.discard(pid)
+
+    def _look(self, identities: Iterable[Identity]) -> _Look:
+        wrappers = {found.launch: found for found in processes.marked(self._instance_id)}
+        orphaned = {
+            found.pid: found.start_ticks or 0
+            for found in identities
+            if found.pid and found.launch not in wrappers and self._may_be_orphaned(found)
+        }
+        members: dict[int, list[processes.Stat]] = {pid: [] for pid in orphaned}
+        for stat in processes.every_stat() if orphaned else ():
+            if stat.session in orphaned and not stat.dead and stat.start_ticks >= orphaned[stat.session]:
+                members[stat.session].append(stat)
+        return _Look(wrappers, members)
+
+    def _may_be_orphaned(self, identity: Identity) -> bool:
+        """Whether its wrapper was killed before it could record an exit: then its command may live on."""
+        if identity.boot_id != self._boot_id or identity.pid is None:
+            return False
+        if self._state.ending(identity) is not None:
+            return False
+        leader = processes.read_stat(identity.pid)
+        # Another process that bears the number proves that nobody of the old session was left.
+        return leader is None or leader.start_ticks == identity.start_ticks
+
+    def _instance(self, identity: Identity, look: _Look) -> Instance:
+        service_id, spec_hash = identity.service_id, identity.spec_hash
+        if (wrapper := look.wrappers.get(identity.launch)) is not None:
+            return Instance(
+                service_id,
+                Phase.RUNNING,
+                f"{wrapper.pid}:{wrapper.start_ticks}",
+                wrapper.pid,
+                started_at=identity.started_at,
+                spec_hash=spec_hash,
+            )
+        if identity.pid is None and self._state.ending(identity) is None:
+            return Instance(service_id)
+        if members := look.members.get(identity.pid or 0):
+            return Instance(
+                service_id,
+                Phase.RUNNING,
+                identity.ref,
+                members[0].pid,
+                started_at=identity.started_at,
+                spec_hash=spec_hash,
+                detail=None if members[0].pid == identity.pid else "its wrapper was killed, it runs on",
+            )
+        return self._ended(identity)
+
+    def _ended(self, identity: Identity) -> Instance:
+        rebooted = identity.boot_id != self._boot_id
+        ending = self._state.ending(identity)
+        if ending is None and not rebooted:
+            # From now on its number may become somebody else's session: never look there again.
+            self._state.record_ending(identity, None)
+            ending = self._state.ending(identity)
+        code = ending.exit_code if ending else None
+        unknown = "this machine was restarted" if rebooted else "it was killed together with its wrapper"
+        return Instance(
+            identity.service_id,
+            Phase.EXITED,
+            identity.ref,
+            exit_code=code,
+            started_at=identity.started_at,
+            ended_at=ending.ended_at if ending else None,
+            spec_hash=identity.spec_hash,
+            detail=unknown if code is None else _CANNOT_RUN.get(code),
+        )
+
+    def _find(self, service_id: str) -> Instance:
+        """One service, looked at under its lock; what was spawned by a starter that died is written down."""
+        self._reap()
+        identity = self._state.identity(service_id)
+        look = self._look([identity] if identity else [])
+        ours = [found for found in look.wrappers.values() if found.service_id == service_id]
+        if ours and not (identity and identity.pid and identity.launch in look.wrappers):
+            identity = self._complete(identity, ours[0])
+        return self._instance(identity, look) if identity else Instance(service_id)
+
+    def _complete(self, identity: Identity | None, wrapper: processes.Marked) -> Identity:
+        if identity is None or identity.launch != wrapper.launch:
+            since = processes.started_at(wrapper.start_ticks).isoformat()
+            identity = Identity(wrapper.service_id, wrapper.launch, wrapper.spec_hash, self._boot_id, since)
+        identity = identity.running_as(wrapper.pid, wrapper.start_ticks)
+        self._state.write(identity)
+        return identity
+
+    # Start and stop
+
+    def prepare(self, spec: ServiceSpec, progress: Progress) -> None:
+        """Nothing: a process has no image."""
+
+    def prepared(self, spec: ServiceSpec) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
+
+    def create(self, spec: ServiceSpec) -> Instance:
+        """Nothing to make beforehand; says what is there."""
+        return self.observe().get(spec.id) or Instance(spec.id)
+
+    def start(self, spec: ServiceSpec) -> Instance:
+        """Run it, exactly once however many call and whoever of them is killed meanwhile.
+
+        Raises:
+            StartFailed, PermissionRefused: see `process_command.command_of`.
+            PortHeld: one of its host ports cannot be bound.
+            TimedOut: another start or stop of it does not end.
+        """
+        with self._state.lock(spec.id) as lock_fd:
+            found = self._find(spec.id)
+            if found.alive:
+                return found
+            command = command_of(spec, self._environment)
+            for session, ticks in self._sessions(spec.id):
+                end_session(session, ticks, timeout_s=0.0)
+            _refuse_taken_ports(spec)
+            identity = Identity(spec.id, token_hex(8), spec.hash(), self._boot_id, datetime.now(UTC).isoformat())
+            self._state.write(identity)
+            self._state.clear_endings(spec.id, keep=identity.launch)
+            mark = (self._instance_id, spec.id, identity.spec_hash, identity.launch)
+            try:
+                pid = spawn(command, mark, self._state.exit_path(identity), self._logs.prepare(spec.id), lock_fd)
+            except (OSError, ValueError) as refusal:
+                self._state.forget(spec.id)
+                raise StartFailed(
+                    f"{spec.id} could not be started: {refusal}",
+                    hint="see the length of its command and environment, and the limits of this user",
+                ) from refusal
+            return self._launched(identity, pid)
+
+    def _launched(self, identity: Identity, pid: int) -> Instance:
+        with self._guard:
+            self._children.add(pid)
+        # Not reaped yet, so the number is surely its own.
+        stat = processes.read_stat(pid)
+        identity = identity.running_as(pid, stat.start_ticks if stat else 0)
+        self._state.write(identity)
+        return Instance(
+            identity.service_id,
+            Phase.RUNNING,
+            identity.ref,
+            pid,
+            started_at=identity.started_at,
+            spec_hash=identity.spec_hash,
+        )
+
+    def _sessions(self, service_id: str) -> list[tuple[int, int]]:
+        """Sessions (leader's pid and start ticks) in which something of the service may still live."""
+        found = {
+            (wrapper.pid, wrapper.start_ticks)
+            for wrapper in processes.marked(self._instance_id)
+            if wrapper.service_id == service_id
+        }
+        identity = self._state.identity(service_id)
+        if identity and identity.pid and identity.boot_id == self._boot_id:
+            leader = processes.read_stat(identity.pid)
+            if leader is None or leader.start_ticks == identity.start_ticks:
+                found.add((identity.pid, identity.start_ticks or 0))
+        return sorted(found)
+
+    def stop(self, spec: ServiceSpec, timeout_s: float) -> Instance:
+        """TERM to every process of its session, KILL to what is left after `timeout_s`.
+
+        Raises:
+            PermissionRefused: it runs as somebody whom we may not signal.
+            TimedOut: it survives KILL (it hangs in the kernel), or another start or stop does not end.
+        """
+        with self._state.lock(spec.id, limit_s=timeout_s + 10.0):
+            found = self._find(spec.id)
+            for session, ticks in self._sessions(spec.id):
+                end_session(session, ticks, timeout_s)
+            if not found.alive:
+                return found
+            identity = self._state.identity(spec.id)
+            if identity is None:
+                return Instance(spec.id)
+            self._reap()
+            return self._instance(identity, self._look([identity]))
+
+    def remove(self, spec: ServiceSpec) -> None:
+        """Take its state folder away; the log file stays. One that runs is stopped first, at once."""
+        if not self._state.of(spec.id).exists():
+            return
+        with self._state.lock(spec.id):
+            for session, ticks in self._sessions(spec.id):
+                end_session(session, ticks, timeout_s=0.0)
+            self._state.remove(spec.id)
+        self._stats.forget(spec.id)
+
+    # Beside it
+
+    def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
+        """The last lines of its log, across rotations."""
+        return self._logs.tail(service_id, tail, since)
+
+    def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
+        """New lines of its log as they come."""
+        return self._logs.follow(service_id, stop)
+
+    def rotate_logs(self) -> None:
+        """Rotate what has grown too large; the state collector's work."""
+        self._logs.rotate()
+
+    def stats(self, service_ids: Sequence[str]) -> Mapping[str, Stats]:
+        """Resources of whole sessions, CPU since the last call. Network use of a process is not to be had: 0."""
+        sessions = {}
+        seen = self.observe()
+        for service_id in service_ids:
+            instance = seen.get(service_id)
+            if instance and instance.alive and instance.ref:
+                sessions[service_id] = int(instance.ref.partition(":")[0])
+        return self._stats.sample(sessions)
+
+    def owners(self, pids: Iterable[int]) -> Mapping[int, str]:
+        """The service to whose session each process belongs; those of no service of ours are left out."""
+        sessions = {
+            int(instance.ref.partition(":")[0]): service_id
+            for service_id, instance in self.observe().items()
+            if instance.alive and instance.ref
+        }
+        found = ((pid, processes.read_stat(pid)) for pid in pids)
+        return {pid: sessions[stat.session] for pid, stat in found if stat and stat.session in sessions}
+
+    def execute(self, spec: ServiceSpec, argv: Sequence[str], timeout_s: float) -> ExecResult:
+        """Run a command in its working directory and environment, as its user, in a session of its own.
+
+        Raises:
+            StartFailed: the command is not there.
+            TimedOut: it did not end; it was killed with all that it started.
+        """
+        return run_bounded(command_of(spec, self._environment, argv), timeout_s)
+
+    def own_test(self, spec: ServiceSpec) -> tuple[str, ...]:  # noqa: ARG002
+        """None: only images have one."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing is held. Instances go on."""
+
+
+def _stray(wrapper: processes.Marked) -> Instance:
+    return Instance(
+        wrapper.service_id,
+        Phase.RUNNING,
+        f"{wrapper.pid}:{wrapper.start_ticks}",
+        wrapper.pid,
+        started_at=processes.started_at(wrapper.start_ticks),
+        spec_hash=wrapper.spec_hash,
+    )
+
+
+def _refuse_taken_ports(spec: ServiceSpec) -> None:
+    for port in spec.ports:
+        if port.host_port is None:
+            continue
+        verdict, _ = listeners.can_bind(port.host_ip, port.host_port, port.protocol)
+        if verdict == "held":
+            holders = listeners.holders(port.host_port, port.protocol, port.host_ip)
+            raise PortHeld(port.host_port, port.protocol, port.host_ip, holders[0] if holders else None)

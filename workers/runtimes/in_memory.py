@@ -1,0 +1,247 @@
+"""A runtime without a machine: for demonstrations and tests. Deterministic, thread-safe, and it misbehaves on
+request (`behave`, `hold`, `end`)."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from domain.errors import ClosError, PortHeld
+from domain.observation import Instance, Phase
+from domain.specs import ServiceSpec
+from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
+
+_LINES_KEPT = 5000
+_IDLE_S = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How the instances of one service act.
+
+    `fail_on` maps a call's name (`prepare create start stop remove execute observe`) to the error it raises,
+    `delay_s` makes `prepare`, `create`, `start` and `stop` slow, `ends_with` ends it right after its start.
+    """
+
+    fail_on: Mapping[str, ClosError] = field(default_factory=dict)
+    delay_s: float = 0.0
+    ends_with: int | None = None
+    stops_with: int = 143
+    unhealthy: bool = False
+    executes: ExecResult = ExecResult(0, "")  # noqa: RUF009 - frozen
+    stats: Stats = Stats(1.0, 10.0)  # noqa: RUF009 - frozen
+
+
+class InMemory:
+    """The runtime `memory`."""
+
+    kind = "memory"
+
+    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._now = now
+        self._changed = threading.Condition()
+        self._instances: dict[str, Instance] = {}
+        self._specs: dict[str, ServiceSpec] = {}
+        self._lines: dict[str, list[LogLine]] = {}
+        self._dropped: dict[str, int] = {}
+        self._behaviours: dict[str, Behaviour] = {}
+        self._held: dict[tuple[str, int], Mapping[str, object]] = {}
+        self._prepared: set[str] = set()
+        self._made = 0
+        self.calls: list[tuple[str, str]] = []
+
+    # What a test may arrange
+
+    def behave(self, service_id: str, behaviour: Behaviour) -> None:
+        """From now on this service acts so; `*` stands for every service without a behaviour of its own."""
+        with self._changed:
+            self._behaviours[service_id] = behaviour
+
+    def hold(self, port: int, holder: Mapping[str, object] | None, protocol: str = "tcp") -> None:
+        """Let a stranger hold a port, or let go of it (None)."""
+        with self._changed:
+            self._held.pop((protocol, port), None)
+            if holder is not None:
+                self._held[protocol, port] = holder
+
+    def end(self, service_id: str, exit_code: int) -> None:
+        """Let a running instance end by itself."""
+        with self._changed:
+            instance = self._instances.get(service_id)
+            if instance and instance.alive:
+                self._instances[service_id] = self._ended(instance, exit_code)
+
+    def write(self, service_id: str, text: str, stream: str = "stdout") -> None:
+        """Let an instance write a line."""
+        with self._changed:
+            self._write(service_id, text, stream)
+
+    def simulated_health(self, service_id: str) -> bool:
+        """Whether a probe of it passes: it runs and is not told to be unhealthy."""
+        with self._changed:
+            instance = self._instances.get(service_id)
+            return bool(instance and instance.alive) and not self._behaviour(service_id).unhealthy
+
+    # The contract
+
+    def observe(self) -> Mapping[str, Instance]:
+        """Every instance."""
+        with self._changed:
+            failure = self._behaviour("*").fail_on.get("observe")
+            if failure is not None:
+                raise failure
+            return dict(self._instances)
+
+    def prepare(self, spec: ServiceSpec, progress: Progress) -> None:
+        """Tell some progress."""
+        self._enter("prepare", spec)
+        progress(f"{spec.id} prepared")
+        with self._changed:
+            self._prepared.add(spec.id)
+
+    def prepared(self, spec: ServiceSpec) -> bool:
+        """Whether it was prepared, where there is anything to prepare."""
+        with self._changed:
+            return spec.id in self._prepared or (spec.image is None and spec.build is None)
+
+    def create(self, spec: ServiceSpec) -> Instance:
+        """Make the instance; adopt one with the same hash or that runs."""
+        self._enter("create", spec)
+        with self._changed:
+            return self._create(spec)
+
+    def _create(self, spec: ServiceSpec) -> Instance:
+        found = self._instances.get(spec.id)
+        if found and (found.alive or (found.spec_hash == spec.hash() and found.phase is Phase.CREATED)):
+            return found
+        self._made += 1
+        self._specs[spec.id] = spec
+        made = Instance(spec.id, Phase.CREATED, ref=f"memory-{self._made}", spec_hash=spec.hash())
+        self._instances[spec.id] = made
+        return made
+
+    def start(self, spec: ServiceSpec) -> Instance:
+        """Run it; adopt one that runs."""
+        behaviour = self._enter("start", spec)
+        with self._changed:
+            found = self._instances.get(spec.id)
+            if found and found.alive:
+                return found
+            self._refuse_taken_ports(spec)
+            created = self._create(spec)
+            running = replace(created, phase=Phase.RUNNING, started_at=self._now())
+            self._instances[spec.id] = running
+            self._write(spec.id, f"{spec.id} started")
+            if behaviour.ends_with is not None:
+                self._instances[spec.id] = self._ended(running, behaviour.ends_with)
+            return self._instances[spec.id]
+
+    def _refuse_taken_ports(self, spec: ServiceSpec) -> None:
+        for port in spec.ports:
+            if port.host_port is None:
+                continue
+            holder = self._held.get((port.protocol, port.host_port)) or self._neighbour(spec.id, port.host_port)
+            if holder is not None:
+                raise PortHeld(port.host_port, port.protocol, port.host_ip, holder)
+
+    def _neighbour(self, service_id: str, port: int) -> Mapping[str, object] | None:
+        for other, spec in self._specs.items():
+            if other == service_id or port not in {p.host_port for p in spec.ports}:
+                continue
+            if self._instances.get(other, Instance(other)).alive:
+                return {"kind": "service", "name": spec.name, "service_id": other, "running": True, "own": True}
+        return None
+
+    def stop(self, spec: ServiceSpec, timeout_s: float) -> Instance:  # noqa: ARG002
+        """End it with `stops_with`."""
+        behaviour = self._enter("stop", spec)
+        with self._changed:
+            found = self._instances.get(spec.id)
+            if found is None:
+                return Instance(spec.id)
+            if found.alive:
+                self._instances[spec.id] = self._ended(found, behaviour.stops_with)
+            return self._instances[spec.id]
+
+    def remove(self, spec: ServiceSpec) -> None:
+        """Forget it; its lines stay, as log files do."""
+        self._enter("remove", spec)
+        with self._changed:
+            self._instances.pop(spec.id, None)
+            self._specs.pop(spec.id, None)
+
+    def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
+        """The last lines."""
+        with self._changed:
+            lines = self._lines.get(service_id, [])[-tail:] if tail > 0 else []
+        return [line for line in lines if since is None or (line.at is not None and line.at >= since)]
+
+    def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
+        """New lines as they are written."""
+        with self._changed:
+            position = self._written(service_id)
+        while not stop():
+            fresh, position = self._fresh(service_id, position)
+            yield from fresh
+            if not fresh:
+                yield None
+
+    def _fresh(self, service_id: str, position: int) -> tuple[list[LogLine], int]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._written(service_id) > position, _IDLE_S)
+            first = self._dropped.get(service_id, 0)
+            fresh = self._lines.get(service_id, [])[max(0, position - first) :]
+            return fresh, self._written(service_id)
+
+    def _written(self, service_id: str) -> int:
+        return self._dropped.get(service_id, 0) + len(self._lines.get(service_id, []))
+
+    def stats(self, service_ids: Sequence[str]) -> Mapping[str, Stats]:
+        """What the behaviours say, for those that run."""
+        with self._changed:
+            running = [s for s in service_ids if self._instances.get(s, Instance(s)).alive]
+            return {service_id: self._behaviour(service_id).stats for service_id in running}
+
+    def execute(
+        self,
+        spec: ServiceSpec,
+        argv: Sequence[str],  # noqa: ARG002
+        timeout_s: float,  # noqa: ARG002
+    ) -> ExecResult:
+        """What the behaviour says."""
+        return self._enter("execute", spec).executes
+
+    def own_test(self, spec: ServiceSpec) -> tuple[str, ...]:  # noqa: ARG002
+        """None."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    # Inside
+
+    def _behaviour(self, service_id: str) -> Behaviour:
+        return self._behaviours.get(service_id) or self._behaviours.get("*") or Behaviour()
+
+    def _enter(self, call: str, spec: ServiceSpec) -> Behaviour:
+        with self._changed:
+            self.calls.append((call, spec.id))
+            behaviour = self._behaviour(spec.id)
+        if behaviour.delay_s and call != "execute":
+            time.sleep(behaviour.delay_s)
+        if (failure := behaviour.fail_on.get(call)) is not None:
+            raise failure
+        return behaviour
+
+    def _ended(self, instance: Instance, exit_code: int) -> Instance:
+        self._changed.notify_all()
+        return replace(instance, phase=Phase.EXITED, exit_code=exit_code, ended_at=self._now())
+
+    def _write(self, service_id: str, text: str, stream: str = "stdout") -> None:
+        lines = self._lines.setdefault(service_id, [])
+        lines.append(LogLine(text, self._now(), stream))
+        if len(lines) > _LINES_KEPT:
+            self._dropped[service_id] = self._dropped.get(service_id, 0) + 1
+            del lines[0]
+        self._changed.notify_all()

@@ -1,0 +1,255 @@
+"""The log files of processes: rotation by copy and truncate, reading across it, and times.
+
+Processes write straight to their file, so lines carry no time. Whoever observes notes how long the file was
+when (`<log>.times`); a line's time is that of the first note that lies behind it: at most one observation late.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from workers.runtimes.process_state import slug
+from workers.runtimes.protocol import LogLine
+
+SIZE_LIMIT = 10 * 2**20
+KEPT = 2
+TAIL_LINES = 5000
+TAIL_BYTES = 2**20
+_LINE_LIMIT = 64 * 2**10
+_TIMES_LIMIT = 64 * 2**10
+_POLL_S = 0.1
+_IDLE_S = 0.9
+
+
+class ProcessLogs:
+    """One folder of log files, `<service>.log`, with `.1` and `.2` before them."""
+
+    def __init__(self, folder: Path, size_limit: int = SIZE_LIMIT) -> None:
+        self.folder = folder
+        self._size_limit = size_limit
+        self._guard = threading.Lock()
+        self._sizes: dict[str, int] = {}
+
+    def path(self, service_id: str) -> Path:
+        """A service's current log file."""
+        return self.folder / f"{slug(service_id)}.log"
+
+    def prepare(self, service_id: str) -> Path:
+        """The same, its folder made."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.path(service_id)
+
+    def note_sizes(self, service_ids: Iterable[str]) -> None:
+        """Note the time for each log that has changed since the last look."""
+        now = time.time()
+        for service_id in service_ids:
+            path = f"{self.folder}/{slug(service_id)}.log"
+            try:
+                size = os.stat(path).st_size
+            except OSError:
+                continue
+            with self._guard:
+                changed = self._sizes.get(service_id, 0) != size
+                self._sizes[service_id] = size
+            if changed and size:
+                _note(Path(path), size, now)
+
+    def rotate(self) -> None:
+        """Copy and truncate what is over the limit. What is written between the last read of the copy and the
+        truncation (microseconds) is lost: the price of a writer that never has to reopen its file."""
+        if not self.folder.is_dir():
+            return
+        with open(self.folder / ".rotation", "a") as guard:
+            try:
+                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            for path in self.folder.glob("*.log"):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_size > self._size_limit:
+                        _rotate(path)
+
+    def tail(self, service_id: str, lines: int, since: datetime | None = None) -> list[LogLine]:
+        """The last lines, oldest first; those whose time is unknown count as older than any `since`."""
+        wanted = max(0, min(lines, TAIL_LINES))
+        budget = TAIL_BYTES
+        found: list[LogLine] = []
+        for path in self._newest_first(service_id):
+            part, used = _tail_of(path, wanted - len(found), budget)
+            found = part + found
+            budget -= used
+            if len(found) >= wanted or budget <= 0:
+                break
+        if since is not None:
+            found = [line for line in found if line.at is not None and line.at >= since]
+        return found
+
+    def _newest_first(self, service_id: str) -> list[Path]:
+        path = self.path(service_id)
+        return [path, *(_older(path, number) for number in range(1, KEPT + 1))]
+
+    def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
+        """Lines that come from now on, with the time at which they were seen; None about every second."""
+        path = self.path(service_id)
+        reader = _Follower(path)
+        told_at = time.monotonic()
+        while not stop():
+            lines = reader.read()
+            yield from lines
+            if lines:
+                told_at = time.monotonic()
+                continue
+            if time.monotonic() - told_at >= _IDLE_S:
+                told_at = time.monotonic()
+                yield None
+            time.sleep(_POLL_S)
+
+
+class _Follower:
+    """Reads what is appended to a file, over its rotations."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._partial = b""
+        self._turn = _turn(path)
+        try:
+            self._offset = path.stat().st_size
+        except OSError:
+            self._offset = 0
+
+    def read(self) -> list[LogLine]:
+        """Complete lines since the last call."""
+        turn = _turn(self._path)
+        if turn != self._turn:
+            # Rotated: what we had not read went to the copy.
+            self._partial += _read_from(_older(self._path, 1), self._offset)
+            self._turn, self._offset = turn, 0
+        piece = _read_from(self._path, self._offset)
+        self._offset += len(piece)
+        self._partial += piece
+        *lines, self._partial = self._partial.split(b"\n")
+        if len(self._partial) > _LINE_LIMIT:
+            lines.append(self._partial)
+            self._partial = b""
+        now = datetime.now(UTC)
+        return [LogLine(_text(line), now) for line in lines]
+
+
+def _turn(path: Path) -> tuple[int, int]:
+    """What changes with each rotation."""
+    try:
+        stat = os.stat(_older(path, 1))
+    except OSError:
+        return 0, 0
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _older(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _times(path: Path) -> Path:
+    return path.with_name(f"{path.name}.times")
+
+
+def _text(line: bytes) -> str:
+    return line[:_LINE_LIMIT].rstrip(b"\r").decode("utf-8", "replace")
+
+
+def _read_from(path: Path, offset: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(TAIL_BYTES)
+    except OSError:
+        return b""
+
+
+def _rotate(path: Path) -> None:
+    _note(path, path.stat().st_size, time.time())
+    for number in range(KEPT, 1, -1):
+        for name in (lambda p: p, _times):
+            with contextlib.suppress(FileNotFoundError):
+                name(_older(path, number - 1)).replace(name(_older(path, number)))
+    draft = path.with_name(f"{path.name}.new")
+    with open(path, "r+b") as live, open(draft, "wb") as copy:
+        os.fchmod(copy.fileno(), 0o600)
+        shutil.copyfileobj(live, copy, 2**20)
+        with contextlib.suppress(FileNotFoundError):
+            _times(path).replace(_times(_older(path, 1)))
+        # What came during the copy; after this only the truncation is left.
+        shutil.copyfileobj(live, copy, 2**20)
+        live.truncate(0)
+    draft.replace(_older(path, 1))
+
+
+def _note(path: Path, size: int, now: float) -> None:
+    times = _times(path)
+    try:
+        with open(times, "a", encoding="ascii") as file:
+            file.write(f"{size} {now:.6f}\n")
+            length = file.tell()
+    except OSError:
+        return  # A full disk must not end an observation; lines then have no time.
+    if length > _TIMES_LIMIT:
+        lines = times.read_text(encoding="ascii").splitlines(keepends=True)
+        draft = times.with_name(f"{times.name}.new")
+        # Every second note goes; the newest stays.
+        draft.write_text("".join(lines[1::2] if len(lines) % 2 == 0 else lines[::2]), encoding="ascii")
+        draft.replace(times)
+
+
+def _notes(path: Path) -> tuple[list[int], list[float]]:
+    """Sizes and times, both growing: what a rotation or another observer put out of order is dropped."""
+    try:
+        lines = _times(path).read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return [], []
+    sizes: list[int] = []
+    times: list[float] = []
+    for line in lines:
+        size_text, _, time_text = line.partition(" ")
+        try:
+            size, at = int(size_text), float(time_text)
+        except ValueError:
+            continue
+        while sizes and sizes[-1] > size:
+            sizes.pop()
+            times.pop()
+        if not sizes or sizes[-1] < size:
+            sizes.append(size)
+            times.append(at)
+    return sizes, times
+
+
+def _tail_of(path: Path, lines: int, budget: int) -> tuple[list[LogLine], int]:
+    """The last lines of one file within `budget` bytes, and the bytes read."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = file.seek(max(0, size - budget))
+            raw = file.read(budget)
+    except OSError:
+        return [], 0
+    if lines <= 0:
+        return [], 0
+    parts = raw.split(b"\n")
+    if parts[-1] == b"":
+        parts.pop()
+    skip = max(1 if start and len(parts) > 1 else 0, len(parts) - lines)
+    sizes, times = _notes(path)
+    offset = start + sum(len(part) + 1 for part in parts[:skip])
+    found = []
+    for part in parts[skip:]:
+        index = bisect_right(sizes, offset)
+        at = datetime.fromtimestamp(times[index], UTC) if index < len(times) else None
+        found.append(LogLine(_text(part), at))
+        offset += len(part) + 1
+    return found, len(raw)
