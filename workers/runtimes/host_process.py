@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
-from domain.errors import PortHeld, StartFailed
+from domain.errors import PortHeld, ServiceRunning, StartFailed
 from domain.observation import Instance, Phase
 from domain.specs import ServiceSpec
 from workers.runtimes import listeners
@@ -258,10 +258,16 @@ class HostProcess:
             return self._instance(identity, self._look([identity]))
 
     def remove(self, spec: ServiceSpec) -> None:
-        """Take its state folder away; the log file stays. One that runs is stopped first, at once."""
+        """Take its state folder away; the log file stays.
+
+        Raises:
+            ServiceRunning: it runs.
+        """
         if not self._state.of(spec.id).exists():
             return
         with self._state.lock(spec.id):
+            if self._find(spec.id).alive:
+                raise ServiceRunning(f"{spec.id} runs", hint="stop it first")
             for session, ticks in self._sessions(spec.id):
                 end_session(session, ticks, timeout_s=0.0)
             self._state.remove(spec.id)

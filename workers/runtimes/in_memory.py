@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from domain.errors import ClosError, PortHeld
+from domain.errors import ClosError, PortHeld, ServiceRunning
 from domain.observation import Instance, Phase
 from domain.specs import ServiceSpec
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
@@ -165,9 +165,11 @@ class InMemory:
             return self._instances[spec.id]
 
     def remove(self, spec: ServiceSpec) -> None:
-        """Forget it; its lines stay, as log files do."""
+        """Forget it; its lines stay, as log files do. Raises ServiceRunning if it runs."""
         self._enter("remove", spec)
         with self._changed:
+            if self._instances.get(spec.id, Instance(spec.id)).alive:
+                raise ServiceRunning(f"{spec.id} runs", hint="stop it first")
             self._instances.pop(spec.id, None)
             self._specs.pop(spec.id, None)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from workers.runtimes.log_text import plain
 from workers.runtimes.process_state import slug
 from workers.runtimes.protocol import LogLine
 
@@ -160,7 +161,7 @@ def _times(path: Path) -> Path:
 
 
 def _text(line: bytes) -> str:
-    return line[:_LINE_LIMIT].rstrip(b"\r").decode("utf-8", "replace")
+    return plain(line[:_LINE_LIMIT])
 
 
 def _read_from(path: Path, offset: int) -> bytes:
