@@ -7,6 +7,7 @@ before it signals. Standard library only, since process managers and the command
 import functools
 import json
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,31 @@ def is_alive(claimed: Mapping[str, Any]) -> bool:
     if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 1:
         return False
     return claimed.get("boot_id") == boot_id() and claimed.get("start_ticks") == start_ticks(pid)
+
+
+def send(claimed: Mapping[str, Any], number: signal.Signals) -> bool:
+    """Signal exactly the process that wrote this identity. False if it is gone.
+
+    Raises:
+        PermissionError: it belongs to somebody else.
+    """
+    if not is_alive(claimed):
+        return False
+    try:
+        opened = os.pidfd_open(claimed["pid"])
+    except ProcessLookupError:
+        return False
+    try:
+        # Asked again now that the pid cannot be given to another any more.
+        if not is_alive(claimed):
+            return False
+        signal.pidfd_send_signal(opened, number)
+    except ProcessLookupError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(opened)
 
 
 def register(home: Path, role: str) -> Path:
