@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, ForeignKey, String, Text, func, text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import Boolean, ForeignKey, String, Text, func, select, text
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, BigId, now
 
@@ -63,3 +63,35 @@ class AuditEntry(Base):
     outcome: Mapped[str] = mapped_column(String(20))
     request_id: Mapped[str | None] = mapped_column(String(100))
     details: Mapped[dict[str, Any] | None]
+
+
+def user_named(session: Session, username: str) -> User | None:
+    """The user of that name, if there is one."""
+    return session.scalar(select(User).where(User.username == username))
+
+
+def by_key_hash(session: Session, digest: str) -> tuple[ApiKey, User] | None:
+    """The key of that SHA-256 and its user, if neither was revoked, disabled or has expired."""
+    row = session.execute(
+        select(ApiKey, User)
+        .join(User, User.id == ApiKey.user_id)
+        .where(ApiKey.key_hash == digest, ApiKey.revoked_at.is_(None), User.disabled.is_(False))
+    ).first()
+    if row is None or (row[0].expires_at is not None and row[0].expires_at <= now()):
+        return None
+    return row[0], row[1]
+
+
+def live_session(session: Session, user_id: int, session_id: str) -> User | None:
+    """The user of a login that has neither been ended nor expired."""
+    return session.scalar(
+        select(User)
+        .join(UserSession, UserSession.user_id == User.id)
+        .where(
+            User.id == user_id,
+            User.disabled.is_(False),
+            UserSession.id == session_id,
+            UserSession.revoked_at.is_(None),
+            UserSession.expires_at > now(),
+        )
+    )

@@ -1,6 +1,7 @@
 """The event log: the feed's only source. An event's id is its row, so the order of commits is the order of ids."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -85,3 +86,34 @@ def first_id(session: Session) -> int:
 def after(session: Session, event_id: int, limit: int = 500) -> Sequence[Event]:
     """What came after `event_id`, oldest first."""
     return session.scalars(select(Event).where(Event.id > event_id).order_by(Event.id).limit(limit)).all()
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a list of events is narrowed to; None narrows nothing. `readable` are the types that may be seen at all."""
+
+    readable: Sequence[str]
+    types: Sequence[str] | None = None
+    severities: Sequence[str] | None = None
+    service_id: str | None = None
+    group_name: str | None = None
+    since: datetime | None = None
+
+
+def page(session: Session, wanted: Filter, *, edge: int | None, ascending: bool, limit: int) -> Sequence[Event]:
+    """Events from behind `edge`: newest first, or oldest first if `ascending`."""
+    query = select(Event).order_by(Event.id if ascending else Event.id.desc()).limit(limit)
+    query = query.where(Event.type.in_(wanted.readable))
+    if edge is not None:
+        query = query.where(Event.id > edge if ascending else Event.id < edge)
+    if wanted.types is not None:
+        query = query.where(Event.type.in_(wanted.types))
+    if wanted.severities is not None:
+        query = query.where(Event.severity.in_(wanted.severities))
+    if wanted.service_id is not None:
+        query = query.where(Event.service_id == wanted.service_id)
+    if wanted.group_name is not None:
+        query = query.where(Event.group_name == wanted.group_name)
+    if wanted.since is not None:
+        query = query.where(Event.timestamp >= wanted.since)
+    return session.scalars(query).all()

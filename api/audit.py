@@ -1,0 +1,29 @@
+"""What somebody did, in the transaction that did it."""
+
+from typing import Any
+
+from flask import g, request
+from sqlalchemy.orm import Session
+
+from api.parts import parts
+from models.access import AuditEntry
+from models.base import now
+
+
+def write(session: Session, outcome: str = "ok", *, actor: str | None = None, details: Any = None) -> None:
+    """Add the current request to the audit log."""
+    shared = parts()
+    if not shared.settings.security.audit_log:
+        return
+    asked_by = g.get("principal")
+    session.add(
+        AuditEntry(
+            timestamp=now(),
+            actor=(actor or (asked_by.name if asked_by else "nobody"))[:100],
+            action=str(request.endpoint or "unknown")[:100],
+            resource=request.path[:250],
+            outcome=outcome,
+            request_id=g.get("request_id"),
+            details=details,
+        )
+    )

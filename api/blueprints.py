@@ -1,0 +1,85 @@
+"""flask-smorest with the corners filed off: strict JSON bodies, problem+json in the document, `Allow` on 405.
+
+Every view carries `@requires(…)` or `@public` (api/auth.py); the document shows it.
+"""
+
+import http
+from typing import Any
+
+from flask import Request
+from flask_smorest import Api, Blueprint
+from flask_smorest.utils import prepare_response
+from webargs.flaskparser import FlaskParser
+
+from api.bodies import json_body
+from api.schemas import ProblemSchema
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class StrictParser(FlaskParser):
+    """Reads bodies by our own rules; an absent body is `{}`. Unknown names in a query are refused as well."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION = FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION | {"query": None, "querystring": None}
+
+    def _raw_load_json(self, _req: Request) -> Any:
+        return json_body()
+
+
+class ClosBlueprint(Blueprint):
+    """A blueprint of `/api/v2`."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._prepare_doc_cbks.append(self._prepare_access_doc)
+
+    def _store_endpoint_docs(self, endpoint: str, obj: Any, parameters: Any, tags: Any, **options: Any) -> None:
+        super()._store_endpoint_docs(endpoint, obj, parameters, tags, **options)
+        for method, info in self._docs[endpoint].items():
+            if method != "parameters":
+                info["view"] = getattr(obj, method, None) if isinstance(obj, type) else obj
+
+    @staticmethod
+    def _prepare_access_doc(doc: dict[str, Any], doc_info: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
+        # Read here and not when the route was made, so that the order of decorators does not matter.
+        view = doc_info.pop("view", None)
+        permission = getattr(view, "clos_permission", None)
+        if permission is None:
+            doc["security"] = []
+        else:
+            doc["x-permission"] = permission
+        if getattr(view, "clos_idempotent", False):
+            doc.setdefault("parameters", []).append(
+                {
+                    "in": "header",
+                    "name": "Idempotency-Key",
+                    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+                    "description": "The same key and body give the same answer again, for 24 h.",
+                }
+            )
+        if "requestBody" in doc and not doc.pop("x-body-required", False):
+            doc["requestBody"]["required"] = bool(doc["requestBody"].get("required", False))
+        return doc
+
+
+class ClosApi(Api):
+    """The OpenAPI document. Errors in it are problems."""
+
+    ERROR_SCHEMA = ProblemSchema
+
+    def _register_error_handlers(self) -> None:
+        """api/errors.py has registered ours."""
+
+    def _register_responses(self) -> None:
+        for status in http.HTTPStatus:
+            self._register_response(status.name, status.phrase, with_body=status >= 200 and status not in (204, 304))
+        self._register_response("DEFAULT_ERROR", "Every error", with_body=True)
+
+    def _register_response(self, name: str, text: str, *, with_body: bool) -> None:
+        response: dict[str, Any] = {"description": text}
+        if with_body:
+            response["schema"] = self.ERROR_SCHEMA
+        prepare_response(response, self.spec, PROBLEM_JSON)
+        self.spec.components.response(name, response, lazy=True)

@@ -1,0 +1,62 @@
+"""Sends what a commit has made due, on a thread of its own: a request must not wait for a Redis that is away.
+
+What is lost here (a full queue, the process's death) is sent again by the watchdog; the row is the truth.
+"""
+
+import queue
+import threading
+
+import structlog
+
+from bus.feed import Feed
+from bus.outbox import Outbox
+
+_log = structlog.get_logger()
+_MAX_WAITING = 10_000
+
+
+class Courier:
+    """Takes operations to the outbox and wakes the readers of the event log, in order."""
+
+    def __init__(self, outbox: Outbox, feed: Feed) -> None:
+        self._outbox = outbox
+        self._feed = feed
+        self._due: queue.Queue[tuple[str, str] | None] = queue.Queue(_MAX_WAITING)
+        self._thread: threading.Thread | None = None
+        self._start = threading.Lock()
+
+    def operation(self, operation_id: str, type_: str) -> None:
+        """There is an operation for the workers."""
+        self._put((operation_id, type_))
+
+    def wake(self) -> None:
+        """The event log has grown."""
+        if self._due.empty():
+            self._put(("", ""))
+
+    def _put(self, item: tuple[str, str]) -> None:
+        with self._start:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="clos-courier", daemon=True)
+                self._thread.start()
+        try:
+            self._due.put_nowait(item)
+        except queue.Full:
+            _log.warning("courier.full", operation_id=item[0])
+
+    def _run(self) -> None:
+        while (item := self._due.get()) is not None:
+            operation_id, type_ = item
+            if operation_id:
+                self._outbox.operation(operation_id, type_)
+            if self._due.empty():
+                self._feed.wake()
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Send what waits, for at most `timeout_s`."""
+        if self._thread is not None:
+            try:
+                self._due.put_nowait(None)
+            except queue.Full:
+                return
+            self._thread.join(timeout_s)

@@ -1,0 +1,103 @@
+"""What people ask of operations: to be listed, cancelled, tried again, answered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from domain.errors import Cancelled, OperationFinal, OperationInProgress, ValidationFailed
+from domain.states import CLAIMED, FINAL, OperationStatus
+from models.base import now
+from models.operations import Operation, create, finish, group_target, progress, service_target
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a list of operations is narrowed to; None narrows nothing."""
+
+    statuses: Sequence[str] | None = None
+    types: Sequence[str] | None = None
+    service_id: str | None = None
+    group_name: str | None = None
+    since: datetime | None = None
+
+
+def page(session: Session, wanted: Filter, *, edge: str | None, ascending: bool, limit: int) -> Sequence[Operation]:
+    """Operations by id from behind `edge`: newest first, or oldest first if `ascending`."""
+    query = select(Operation).order_by(Operation.id if ascending else Operation.id.desc()).limit(limit)
+    if edge is not None:
+        query = query.where(Operation.id > edge if ascending else Operation.id < edge)
+    if wanted.statuses is not None:
+        query = query.where(Operation.status.in_(wanted.statuses))
+    if wanted.types is not None:
+        query = query.where(Operation.type.in_(wanted.types))
+    if wanted.service_id is not None:
+        query = query.where(Operation.service_id == wanted.service_id)
+    if wanted.group_name is not None:
+        query = query.where(Operation.group_name == wanted.group_name)
+    if wanted.since is not None:
+        query = query.where(Operation.created_at >= wanted.since)
+    return session.scalars(query).all()
+
+
+def cancel(session: Session, operation: Operation) -> None:
+    """Ask for an operation's end. One that nobody works on ends at once; asking twice changes nothing.
+
+    Raises:
+        OperationFinal: it has ended already.
+    """
+    status = OperationStatus(operation.status)
+    if status in FINAL:
+        raise OperationFinal(f"operation {operation.id} has ended", operation_id=operation.id, status=status.value)
+    if status not in CLAIMED:
+        reason = Cancelled("it was cancelled before anybody worked on it")
+        finish(session, operation, OperationStatus.CANCELLED, error=reason.as_dict())
+    elif operation.cancel_requested_at is None:
+        operation.cancel_requested_at = now()
+        operation.status = OperationStatus.CANCELLING.value
+        session.flush()
+        progress(session, operation)
+
+
+def retry(session: Session, first: Operation, *, initiated_by: str) -> Operation:
+    """Ask again for what `first` was to do, on the same targets.
+
+    Raises:
+        OperationInProgress: it has not ended, or another operation holds one of its targets.
+    """
+    if OperationStatus(first.status) not in FINAL:
+        raise OperationInProgress(f"operation:{first.id}", first.id)
+    return create(
+        session,
+        first.type,
+        targets=(first.parameters or {}).get("targets") or _named_targets(first),
+        group_name=first.group_name,
+        service_id=first.service_id,
+        parameters=first.parameters,
+        initiated_by=initiated_by,
+        retry_of=first.id,
+    )
+
+
+def _named_targets(operation: Operation) -> list[str]:
+    named = [group_target(operation.group_name)] if operation.group_name else []
+    return named + ([service_target(operation.service_id)] if operation.service_id else [])
+
+
+def answer(session: Session, operation: Operation, choice: str) -> None:
+    """Take the answer to an operation's question and let a worker go on with it.
+
+    Raises:
+        ValidationFailed: it is none of the choices.
+    """
+    choices = [str(each.get("choice")) for each in (operation.question or {}).get("choices", [])]
+    if choice not in choices:
+        raise ValidationFailed({"choice": [f"Must be one of: {', '.join(choices)}."]})
+    operation.parameters = (operation.parameters or {}) | {"answer": choice}
+    operation.question = None
+    operation.status = OperationStatus.PENDING.value
+    operation.not_before = None
+    session.flush()
+    progress(session, operation)
