@@ -39,24 +39,24 @@ class _WakingConsumer(_RedisConsumer):
 
     def __init__(self, broker: Any, queue_name: str, prefetch: int, _timeout: int) -> None:
         # Dramatiq's own back-off is cut to a millisecond; the bell does the waiting.
-        super().__init__(broker, queue_name, prefetch, 1)
+        super().__init__(broker, queue_name, prefetch, 1)  # type: ignore[no-untyped-call]
         self.bell: threading.Event = broker.bell(queue_name)
 
     def __next__(self) -> Any:
         # Cleared before the look: what is sent after it rings, what was sent before it is found.
         self.bell.clear()
-        message = super().__next__()
+        message = super().__next__()  # type: ignore[no-untyped-call]
         if message is None:
             self.misses = 0
             self.bell.wait(_POLL_S)
         return message
 
     def ack(self, message: Any) -> None:
-        super().ack(message)
+        super().ack(message)  # type: ignore[no-untyped-call]
         self.bell.set()  # there is room for another one
 
     def nack(self, message: Any) -> None:
-        super().nack(message)
+        super().nack(message)  # type: ignore[no-untyped-call]
         self.bell.set()
 
 
@@ -65,7 +65,7 @@ class WakingRedisBroker(RedisBroker):
 
     def __init__(self, url: str, **options: Any) -> None:
         # A dead worker's messages come back on any worker's next poll (pitfalls 1.2).
-        super().__init__(
+        super().__init__(  # type: ignore[no-untyped-call]
             client=connect(url), heartbeat_timeout=15_000, maintenance_chance=1_000_000, middleware=[], **options
         )
         self._url = url
@@ -121,6 +121,10 @@ class WakingRedisBroker(RedisBroker):
                 if heard is not None:
                     self._ring([heard["channel"].decode().removeprefix(_CHANNEL)])
 
+    def ring_all(self) -> None:
+        """Let every waiting consumer look up: the process is stopping."""
+        self._ring(list(self._bells))
+
     def _ring(self, queues: Iterable[str]) -> None:
         for queue in queues:
             self.bell(queue).set()
@@ -128,7 +132,7 @@ class WakingRedisBroker(RedisBroker):
     def close(self) -> None:
         """Let go of Redis."""
         self._closed.set()
-        self._ring(list(self._bells))
+        self.ring_all()
         super().close()
 
 

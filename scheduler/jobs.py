@@ -1,0 +1,43 @@
+"""`bus/schedule.py` as APScheduler jobs. A job only sends; the workers do."""
+
+from collections.abc import Callable
+
+import redis
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from bus.messages import Sender
+from bus.schedule import Periodic, now_s
+
+log = structlog.get_logger()
+
+
+def add_jobs(
+    scheduler: BackgroundScheduler, table: tuple[Periodic, ...], sender: Sender, leads: Callable[[], bool]
+) -> None:
+    """Make a job of each periodic message. A late one is sent once (pitfalls 2.3)."""
+    for periodic in table:
+        scheduler.add_job(
+            send,
+            "interval",
+            args=(periodic, sender, leads),
+            id=periodic.name,
+            seconds=periodic.interval_s,
+            jitter=periodic.jitter_s or None,
+            misfire_grace_time=None,
+            coalesce=True,
+            max_instances=1,
+        )
+
+
+def send(periodic: Periodic, sender: Sender, leads: Callable[[], bool]) -> bool:
+    """Send one tick, if this scheduler leads. Whether it went out."""
+    if not leads():
+        return False
+    try:
+        sender.tick(periodic, periodic.slot(now_s()))
+    except (redis.RedisError, OSError) as refusal:
+        # The next tick says the same: what is due is read from the record, not from the message.
+        log.warning("tick.not_sent", tick=periodic.name, error=str(refusal))
+        return False
+    return True

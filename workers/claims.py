@@ -1,0 +1,115 @@
+"""The claims of this process: their heartbeat, and what the heartbeat learns (lost, cancelled)."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from domain.errors import ClaimLost, ClosError, Stopping
+from models import operations
+from models.base import now
+from models.operations import Operation
+from models.record import Record
+
+log = structlog.get_logger()
+HEARTBEAT_S = 2.0
+
+
+@dataclass
+class Claim:
+    """One operation that this process works on."""
+
+    operation_id: str
+    fence: int
+    stopping: threading.Event
+    lost: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Called between effects and in every wait.
+
+        Raises:
+            ClaimLost: another worker has it. Write nothing more.
+            Stopping: this process is asked to end. Hand the operation back.
+        """
+        if self.lost.is_set():
+            raise ClaimLost(f"operation {self.operation_id} is no longer this worker's")
+        if self.stopping.is_set():
+            raise Stopping("this worker is stopping")
+
+
+class Claims:
+    """Takes claims and keeps them alive with one thread."""
+
+    def __init__(self, record: Record, worker: dict[str, Any], stopping: threading.Event) -> None:
+        self._record = record
+        self._worker = worker
+        self._stopping = stopping
+        self._held: dict[str, Claim] = {}
+        self._guard = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="clos-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def take(self, operation_id: str) -> tuple[Operation, Claim] | None:
+        """Claim an operation, or None if it is not to be had."""
+        if self._stopping.is_set():
+            return None
+        with self._record.write() as session:
+            operation = operations.claim(session, operation_id, self._worker, now())
+        if operation is None:
+            return None
+        claim = Claim(operation_id, operation.fence, self._stopping)
+        if operation.cancel_requested_at is not None:
+            claim.cancelled.set()
+        with self._guard:
+            self._held[operation_id] = claim
+        return operation, claim
+
+    def drop(self, claim: Claim) -> None:
+        """Stop beating for a claim that has ended."""
+        with self._guard:
+            if self._held.get(claim.operation_id) is claim:
+                del self._held[claim.operation_id]
+
+    def held(self) -> int:
+        """How many operations this process works on."""
+        with self._guard:
+            return len(self._held)
+
+    def _beat_on(self) -> None:
+        while not self._closed.wait(HEARTBEAT_S):
+            try:
+                self._beat()
+            except (SQLAlchemyError, ClosError) as refusal:
+                # A beat that could not be written is tried again; fencing covers the rest.
+                log.warning("heartbeat.failed", error=str(refusal))
+
+    def _beat(self) -> None:
+        with self._guard:
+            claims = list(self._held.values())
+        if not claims:
+            return
+        ids = [claim.operation_id for claim in claims]
+        with self._record.write() as session:
+            lost = operations.heartbeat(session, [(c.operation_id, c.fence) for c in claims], now())
+            cancelled = set(
+                session.scalars(
+                    select(Operation.id).where(Operation.id.in_(ids), Operation.cancel_requested_at.is_not(None))
+                )
+            )
+        for claim in claims:
+            if claim.operation_id in lost:
+                claim.lost.set()
+            if claim.operation_id in cancelled:
+                claim.cancelled.set()
+
+    def close(self) -> None:
+        """Stop beating."""
+        self._closed.set()

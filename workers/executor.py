@@ -1,0 +1,150 @@
+"""Walks a plan: ready steps in parallel, dependents of a failure skipped. It decides nothing."""
+
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import structlog
+
+from domain.errors import ClaimLost, ClosError, StartFailed, Stopping, TimedOut
+from domain.observation import Instance, Phase
+from domain.planning import Action, Plan, Step, blocked_by, ready
+from domain.specs import Condition
+from workers.claims import Claim
+from workers.journal import Journal
+from workers.observer import Observer
+from workers.readiness import died
+from workers.steps import Done, Steps
+
+log = structlog.get_logger()
+_LOOK_UP_S = 0.25
+
+
+@dataclass
+class Outcome:
+    """How a plan ended."""
+
+    completed: set[str] = field(default_factory=set)
+    # Step id -> why, in the order in which they failed.
+    failed: dict[str, ClosError] = field(default_factory=dict)
+    skipped: set[str] = field(default_factory=set)
+    cancelled: bool = False
+
+    @property
+    def lost(self) -> set[str]:
+        """Steps that will not be completed."""
+        return set(self.failed) | self.skipped
+
+
+class Executor:
+    """Carries out one plan for one claim."""
+
+    def __init__(
+        self, plan: Plan, steps: Steps, journal: Journal, claim: Claim, observer: Observer, parallel: int
+    ) -> None:
+        self._plan = plan
+        self._steps = steps
+        self._journal = journal
+        self._claim = claim
+        self._observer = observer
+        self._parallel = parallel
+
+    def run(self, deadline: float) -> Outcome:
+        """Do all steps. `deadline` is on the monotonic clock.
+
+        Raises:
+            ClaimLost, Stopping: nothing more was begun; what was begun has ended.
+        """
+        outcome = Outcome()
+        running: dict[Future[Done], Step] = {}
+        begun: set[str] = set()
+        with ThreadPoolExecutor(self._parallel, "clos-step") as pool:
+            try:
+                while True:
+                    self._skip_blocked(begun, outcome)
+                    self._begin_ready(pool, running, begun, outcome, deadline)
+                    if not running:
+                        return outcome
+                    for future in wait(running, _LOOK_UP_S, FIRST_COMPLETED).done:
+                        self._record(running.pop(future), future, outcome)
+            except (ClaimLost, Stopping):
+                # Every wait inside a step looks at the claim, so these end by themselves.
+                wait(running)
+                raise
+
+    def _begin_ready(
+        self,
+        pool: ThreadPoolExecutor,
+        running: dict[Future[Done], Step],
+        begun: set[str],
+        outcome: Outcome,
+        deadline: float,
+    ) -> None:
+        self._claim.check()
+        if self._claim.cancelled.is_set():
+            outcome.cancelled = True
+            return
+        for step in ready(self._plan.steps, outcome.completed, outcome.lost, begun):
+            if len(running) >= self._parallel:
+                return
+            begun.add(step.id)
+            running[pool.submit(self._one, step, deadline)] = step
+
+    def _one(self, step: Step, deadline: float) -> Done:
+        if time.monotonic() >= deadline:
+            raise TimedOut("the operation's time was up before this step", hint="give it a longer timeout")
+        self._journal.started(step)
+        began = time.monotonic()
+        done = self._steps.run(step, deadline)
+        self._journal.completed(step, done.instance, done.health)
+        log.info(
+            "step.completed",
+            operation_id=self._claim.operation_id,
+            step=step.id,
+            duration_ms=round((time.monotonic() - began) * 1000, 1),
+        )
+        return done
+
+    def _record(self, step: Step, future: "Future[Done]", outcome: Outcome) -> None:
+        refusal = future.exception()
+        if refusal is None:
+            outcome.completed.add(step.id)
+            return
+        if isinstance(refusal, ClaimLost | Stopping):
+            raise refusal
+        if not isinstance(refusal, ClosError):
+            log.error("step.broke", operation_id=self._claim.operation_id, step=step.id, exc_info=refusal)
+            refusal = StartFailed(f"{step.id} broke: {refusal}", hint="this is a defect of CLOS: see the worker's log")
+        outcome.failed[step.id] = refusal
+        log.info("step.failed", operation_id=self._claim.operation_id, step=step.id, code=refusal.code)
+        self._journal.failed(step, refusal, self._last_look(step))
+
+    def _last_look(self, step: Step) -> Instance | None:
+        if step.action not in (Action.START, Action.WAIT, Action.STOP):
+            return None
+        return self._observer.instance(self._steps.spec(step.target), max_age_s=0.0)
+
+    def _skip_blocked(self, begun: set[str], outcome: Outcome) -> None:
+        skipped: list[tuple[Step, str]] = []
+        for step in self._plan.steps:
+            if step.id in begun or step.id in outcome.skipped:
+                continue
+            if (because := blocked_by(step, outcome.lost)) is not None:
+                outcome.skipped.add(step.id)
+                begun.add(step.id)
+                skipped.append((step, because))
+        self._journal.skipped(skipped)
+
+    def last_observation(self, outcome: Outcome) -> None:
+        """The operation's last act: what died meanwhile fails its step."""
+        for step in self._plan.steps:
+            if step.action is not Action.WAIT or step.id not in outcome.completed:
+                continue
+            if step.condition is Condition.COMPLETED:
+                continue
+            spec = self._steps.spec(step.target)
+            instance = self._observer.instance(spec, max_age_s=0.2)
+            if instance.phase in (Phase.EXITED, Phase.ABSENT) and self._steps.is_managed(step.target):
+                error = died(spec, self._steps.runtime_of(step.target), instance)
+                outcome.failed[step.id] = error
+                self._journal.failed(step, error, instance)

@@ -1,0 +1,128 @@
+"""The health round: every check that is due, dead ones delaying no other."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from domain.errors import ClosError
+from domain.events import EventType, Severity
+from domain.specs import RuntimeKind, ServiceSpec
+from domain.states import HealthStatus, ServiceStatus
+from models import events
+from models.base import now
+from models.operations import OperationLock, service_target
+from models.services import Service
+from workers.context import Context
+from workers.runtimes.probes import ProbeResult, probe
+
+_AT_ONCE = 32
+
+
+def collect(context: Context) -> None:
+    """Probe what is due and write the results in one transaction."""
+    due = _due(context)
+    if not due:
+        return
+    with ThreadPoolExecutor(min(_AT_ONCE, len(due)), "clos-health") as pool:
+        results = list(pool.map(lambda spec: _probe(context, spec), due))
+    with context.record.write() as session:
+        locked = set(session.scalars(select(OperationLock.target)))
+        told = [
+            _note(session, spec, result)
+            for spec, result in zip(due, results, strict=True)
+            if service_target(spec.id) not in locked
+        ]
+    if any(told):
+        context.feed.wake()
+
+
+def _due(context: Context) -> Sequence[ServiceSpec]:
+    at = now()
+    up = (ServiceStatus.RUNNING.value, ServiceStatus.UNHEALTHY.value, ServiceStatus.STARTING.value)
+    with context.record.read() as session:
+        locked = set(session.scalars(select(OperationLock.target)))
+        services = session.scalars(
+            select(Service).where(
+                Service.health_check_enabled,
+                or_(Service.health_check_type.is_not(None), Service.health_url.is_not(None)),
+                or_(Service.status.in_(up), Service.runtime == RuntimeKind.EXTERNAL.value),
+            )
+        ).all()
+        return [
+            service.spec()
+            for service in services
+            if service_target(service.id) not in locked
+            and (
+                service.last_health_check is None
+                or service.last_health_check + timedelta(seconds=service.health_check_interval) <= at
+            )
+        ]
+
+
+def _probe(context: Context, spec: ServiceSpec) -> ProbeResult:
+    kind = RuntimeKind.PROCESS.value if spec.runtime is RuntimeKind.EXTERNAL else spec.runtime.value
+    assert spec.health_check is not None  # noqa: S101 - _due chose it
+    try:
+        return probe(spec, spec.health_check, context.runtimes[kind])
+    except ClosError as refusal:
+        return ProbeResult(False, refusal.message, 0.0)
+
+
+def _note(session: Session, spec: ServiceSpec, result: ProbeResult) -> bool:
+    """Write one result. Whether readers must be told."""
+    service = session.get(Service, spec.id)
+    if service is None:
+        return False
+    service.last_health_check = now()
+    service.health_response_time = result.response_time_ms
+    service.health_detail = result.detail[:500]
+    service.health_failures = 0 if result.ok else service.health_failures + 1
+    new = _health(service, result)
+    if new.value == service.health_status:
+        return False
+    data = {"from": service.health_status, "to": new.value, "detail": service.health_detail}
+    service.health_status = new.value
+    severity = Severity.WARNING if new is HealthStatus.UNHEALTHY else Severity.INFO
+    _append(session, service, EventType.SERVICE_HEALTH_CHANGED, data, severity)
+    status = _status(service, new)
+    if status.value != service.status:
+        data = {"from": service.status, "to": status.value, "reason": service.health_detail or new.value}
+        service.status = status.value
+        _append(session, service, EventType.SERVICE_STATUS_CHANGED, data, severity)
+    return True
+
+
+def _health(service: Service, result: ProbeResult) -> HealthStatus:
+    if result.ok:
+        return HealthStatus.HEALTHY
+    in_grace = service.started_at is not None and now() < service.started_at + timedelta(
+        seconds=service.health_check_start_period
+    )
+    was = HealthStatus(service.health_status)
+    if service.health_failures < service.health_check_retries or (in_grace and was is HealthStatus.STARTING):
+        return was if was is not HealthStatus.NONE else HealthStatus.STARTING
+    return HealthStatus.UNHEALTHY
+
+
+def _status(service: Service, health: HealthStatus) -> ServiceStatus:
+    if health is HealthStatus.HEALTHY:
+        return ServiceStatus.RUNNING
+    if health is HealthStatus.UNHEALTHY:
+        external = service.runtime == RuntimeKind.EXTERNAL.value
+        return ServiceStatus.STOPPED if external else ServiceStatus.UNHEALTHY
+    return ServiceStatus(service.status)
+
+
+def _append(session: Session, service: Service, type_: EventType, data: dict[str, str], severity: Severity) -> None:
+    events.append(
+        session,
+        type_,
+        dict(data),
+        severity=severity,
+        actor="system:health",
+        service_id=service.id,
+        group_name=service.group_name,
+    )

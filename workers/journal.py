@@ -1,0 +1,276 @@
+"""What an operation did, written down: one short transaction and its events per step, then the readers are woken.
+
+Every write names the claim's fence, so a worker that lost its claim writes nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from bus.feed import Feed
+from domain.errors import ClosError, DependencyFailed
+from domain.events import EventType, Severity
+from domain.observation import Instance, Phase
+from domain.planning import Action, Plan, Step
+from domain.states import STEP_FINAL, HealthStatus, OperationStatus, ServiceStatus, StepStatus
+from models import events, operations
+from models.base import now
+from models.operations import Operation, OperationStep
+from models.record import Record
+from models.services import Service
+from workers.claims import Claim
+
+_SERVICE_WHILE = {
+    Action.START: ServiceStatus.STARTING,
+    Action.WAIT: ServiceStatus.STARTING,
+    Action.STOP: ServiceStatus.STOPPING,
+}
+
+
+class Journal:
+    """Writes for one claim."""
+
+    def __init__(self, record: Record, feed: Feed, claim: Claim) -> None:
+        self._record = record
+        self._feed = feed
+        self._claim = claim
+
+    def _held(self, session: Session) -> Operation:
+        return operations.held(session, self._claim.operation_id, self._claim.fence)
+
+    def begin(self, plan: Plan) -> None:
+        """Write the plan's steps. What an earlier attempt had begun and this plan no longer needs was done."""
+        planned = {step.id for step in plan.steps}
+        with self._record.write() as session:
+            operation = self._held(session)
+            known = {step.id: step for step in operation.steps}
+            for row in known.values():
+                if row.id not in planned and StepStatus(row.status) not in STEP_FINAL:
+                    row.status = StepStatus.COMPLETED.value
+                    row.started_at = row.started_at or now()
+                    row.ended_at = now()
+            position = len(known)
+            for step in plan.steps:
+                if (again := known.get(step.id)) is not None:
+                    again.status, again.error, again.ended_at = StepStatus.PENDING.value, None, None
+                    again.depends_on, again.cause = list(step.depends_on), step.cause
+                    continue
+                operation.steps.append(_row(step, position))
+                position += 1
+            self._name_what_is_waited_for(session, plan)
+            operations.progress(session, operation)
+        self._feed.wake()
+
+    @staticmethod
+    def _name_what_is_waited_for(session: Session, plan: Plan) -> None:
+        for step in plan.steps:
+            if step.action not in (Action.START, Action.CREATE) or not step.depends_on:
+                continue
+            service = session.get(Service, step.target)
+            providers = sorted({need.split(":", 1)[1] for need in step.depends_on} - {step.target})
+            if service is not None and providers:
+                service.waiting_for = [
+                    {"kind": "dependency", "ref": each, "text": f"waiting for {each}"} for each in providers
+                ]
+
+    def started(self, step: Step) -> None:
+        """A step runs now."""
+        with self._record.write() as session:
+            operation = self._held(session)
+            row = _find(operation, step)
+            row.status, row.started_at = StepStatus.RUNNING.value, now()
+            operation.current_step = step.id
+            if (status := _SERVICE_WHILE.get(step.action)) is not None:
+                _set_status(session, operation, step.target, status, step.cause, waiting=[])
+            operations.progress(session, operation, _shown(row))
+        self._feed.wake()
+
+    def completed(self, step: Step, instance: Instance | None = None, health: HealthStatus | None = None) -> None:
+        """A step is done; `instance` is what its runtime showed then."""
+        with self._record.write() as session:
+            operation = self._held(session)
+            row = _find(operation, step)
+            row.status, row.ended_at = StepStatus.COMPLETED.value, now()
+            _advance(operation)
+            if instance is not None:
+                _set_instance(session, operation, step, instance, health)
+            operations.progress(session, operation, _shown(row))
+        self._feed.wake()
+
+    def failed(self, step: Step, error: ClosError, instance: Instance | None = None) -> None:
+        """A step failed; its service says so."""
+        with self._record.write() as session:
+            operation = self._held(session)
+            row = _find(operation, step)
+            row.status, row.ended_at = StepStatus.FAILED.value, now()
+            row.error = error.as_dict()
+            _advance(operation)
+            self._service_failed(session, operation, step, error, instance)
+            operations.progress(session, operation, _shown(row))
+        self._feed.wake()
+
+    @staticmethod
+    def _service_failed(
+        session: Session, operation: Operation, step: Step, error: ClosError, instance: Instance | None
+    ) -> None:
+        alive = instance is not None and instance.alive
+        if step.action is Action.STOP:
+            status = ServiceStatus.RUNNING if alive else ServiceStatus.UNKNOWN
+        else:
+            status = ServiceStatus.UNHEALTHY if alive else ServiceStatus.FAILED
+        waiting: list[dict[str, Any]] = []
+        if error.code == "port_held":
+            port = error.facts.get("port")
+            waiting = [{"kind": "port", "ref": f"port:{port}", "text": f"waiting for {error.message}"}]
+        elif error.code == "engine_unreachable":
+            waiting = [{"kind": "engine", "ref": "docker", "text": error.message}]
+        if instance is not None:
+            _record_instance(session, step.target, instance)
+        _set_status(session, operation, step.target, status, error.message, waiting=waiting)
+
+    def skipped(self, steps: Sequence[tuple[Step, str]]) -> None:
+        """Steps that were not attempted, each with the step because of which."""
+        if not steps:
+            return
+        with self._record.write() as session:
+            operation = self._held(session)
+            for step, because in steps:
+                row = _find(operation, step)
+                row.status, row.ended_at = StepStatus.SKIPPED.value, now()
+                error = DependencyFailed(f"{step.target} was not attempted: {because} failed", step=because)
+                row.error = error.as_dict()
+                _advance(operation)
+                if step.action in (Action.START, Action.CREATE):
+                    provider = because.split(":", 1)[1]
+                    waiting = [{"kind": "dependency", "ref": provider, "text": f"waiting for {provider}: it failed"}]
+                    _set_status(session, operation, step.target, ServiceStatus.STOPPED, error.message, waiting)
+            operations.progress(session, operation)
+        self._feed.wake()
+
+    def note(self, text: str) -> None:
+        """Say what the current step is doing (the lines of a pull or a build)."""
+        with self._record.write() as session:
+            operation = self._held(session)
+            operations.progress(session, operation, {"note": text[:500]})
+        self._feed.wake()
+
+    def settle(self, unreached: Iterable[str]) -> None:
+        """Take back `starting` and `stopping` from services that the operation did not get to."""
+        with self._record.write() as session:
+            operation = self._held(session)
+            for service_id in unreached:
+                service = session.get(Service, service_id)
+                if service is not None and service.status in ("starting", "stopping"):
+                    _set_status(session, operation, service_id, ServiceStatus.UNKNOWN, "the operation ended", [])
+        self._feed.wake()
+
+    def hand_back(self) -> None:
+        """Give the operation back to whoever comes next."""
+        with self._record.write() as session:
+            operations.hand_back(self._held(session))
+        self._feed.wake()
+
+    def finish(
+        self,
+        status: OperationStatus,
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
+        """End the operation."""
+        with self._record.write() as session:
+            operation = self._held(session)
+            operations.finish(
+                session, operation, status, result=dict(result or {}), error=dict(error) if error else None
+            )
+        self._feed.wake()
+
+
+def _row(step: Step, position: int) -> OperationStep:
+    return OperationStep(
+        id=step.id,
+        position=position,
+        action=step.action.value,
+        target=step.target,
+        depends_on=list(step.depends_on),
+        cause=step.cause,
+        status=StepStatus.PENDING.value,
+    )
+
+
+def _find(operation: Operation, step: Step) -> OperationStep:
+    return next(row for row in operation.steps if row.id == step.id)
+
+
+def _shown(row: OperationStep) -> dict[str, Any]:
+    shown: dict[str, Any] = {"id": row.id, "action": row.action, "target": row.target, "status": row.status}
+    if row.error is not None:
+        shown["error"] = row.error
+    return shown
+
+
+def _advance(operation: Operation) -> None:
+    ended = sum(StepStatus(row.status) in STEP_FINAL for row in operation.steps)
+    # 100 is for the end alone, and progress never falls, even if a new attempt has more steps.
+    operation.progress = max(operation.progress, min(99, 100 * ended // max(1, len(operation.steps))))
+
+
+def _set_instance(
+    session: Session, operation: Operation, step: Step, instance: Instance, health: HealthStatus | None
+) -> None:
+    _record_instance(session, step.target, instance, health)
+    if step.action is Action.WAIT and instance.alive:
+        _set_status(session, operation, step.target, ServiceStatus.RUNNING, step.cause, waiting=[])
+    elif step.action in (Action.STOP, Action.REMOVE) or instance.phase is Phase.EXITED:
+        _set_status(session, operation, step.target, ServiceStatus.STOPPED, step.cause, waiting=[])
+
+
+def _record_instance(session: Session, service_id: str, instance: Instance, health: HealthStatus | None = None) -> None:
+    service = session.get(Service, service_id)
+    if service is None:
+        return
+    service.container_id = instance.ref if service.runtime == "docker" else None
+    service.pid = instance.pid if instance.alive else None
+    service.exit_code = None if instance.alive else instance.exit_code
+    service.observed_hash = instance.spec_hash
+    service.observed_at = now()
+    if instance.alive:
+        service.started_at = instance.started_at or service.started_at or now()
+        service.stopped_at = None
+    elif instance.phase in (Phase.EXITED, Phase.ABSENT):
+        service.stopped_at = instance.ended_at or now()
+    if health is not None:
+        service.health_status = health.value
+        service.health_failures = 0
+        service.last_health_check = now() if health is HealthStatus.HEALTHY else service.last_health_check
+    elif not instance.alive:
+        service.health_status = HealthStatus.NONE.value
+
+
+def _set_status(
+    session: Session,
+    operation: Operation,
+    service_id: str,
+    status: ServiceStatus,
+    reason: str,
+    waiting: list[dict[str, Any]] | None = None,
+) -> None:
+    service = session.get(Service, service_id)
+    if service is None:
+        return
+    if waiting is not None:
+        service.waiting_for = list(waiting) or None
+    if service.status == status.value:
+        return
+    data = {"from": service.status, "to": status.value, "reason": reason}
+    service.status = status.value
+    events.append(
+        session,
+        EventType.SERVICE_STATUS_CHANGED,
+        data,
+        severity=Severity.ERROR if status is ServiceStatus.FAILED else Severity.INFO,
+        actor=operation.initiated_by,
+        service_id=service.id,
+        group_name=service.group_name,
+        operation_id=operation.id,
+    )

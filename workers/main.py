@@ -1,0 +1,190 @@
+"""The worker process: `python -m workers.main`. Start as many as you like, from any shell with the same CLOS_HOME.
+
+Two `dramatiq.Worker`s share it: one for `operations`, one for the rest, so that long starts starve no collector.
+There is no master that falls with a child (pitfalls 1.3).
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import dramatiq
+import redis
+import structlog
+
+import settings
+from bus.broker import QUEUES, WakingRedisBroker, make_broker, wait_for_redis
+from bus.feed import Feed
+from bus.messages import Sender
+from bus.outbox import Outbox
+from bus.process_identity import identity, is_alive, register
+from bus.replies import Replies
+from domain.errors import EngineUnreachable
+from models.base import now
+from models.record import Record
+from workers import collectors, logs, notifications, operations, ports, watchdog
+from workers.claims import Claims
+from workers.context import Context, Limits, worker_identity
+from workers.observer import Observer
+from workers.presence import Presence
+from workers.runtimes.docker_engine import DockerEngine
+from workers.runtimes.host_process import HostProcess
+from workers.runtimes.protocol import Runtime
+
+log = structlog.get_logger()
+_OTHER_THREADS = 6
+_STOP_LIMIT_S = 8.0
+_REDIS_LIMIT_S = 30.0
+_POLL_S = 0.2
+# What a service gets of the environment in which `clos up` was called (interface.md).
+_INHERITED = ("PATH", "HOME", "USER", "SHELL", "LANG", "TMPDIR")
+
+
+def make_runtimes(configured: settings.Settings, environ: Mapping[str, str]) -> dict[str, Runtime]:
+    """Every runtime of this host. Nothing is connected to yet."""
+    inherited = {name: environ[name] for name in _INHERITED if name in environ}
+    return {
+        "docker": DockerEngine(
+            configured.docker.host, configured.instance_id, timeout_s=configured.docker.timeout_s, max_pool=40
+        ),
+        "process": HostProcess(configured.home, configured.instance_id, inherited),
+    }
+
+
+def make_context(
+    configured: settings.Settings, broker: WakingRedisBroker, runtimes: Mapping[str, Runtime], stopping: threading.Event
+) -> Context:
+    """The parts of one worker process."""
+    record = Record(configured.database.url, configured.database.timeout_s, configured.database.pool)
+    sender = Sender(broker)
+    worker = worker_identity(identity())
+    return Context(
+        record=record,
+        feed=Feed(configured.redis_url()),
+        sender=sender,
+        outbox=Outbox(sender),
+        replies=Replies(configured.redis_url()),
+        runtimes=runtimes,
+        observer=Observer(runtimes),
+        claims=Claims(record, worker, stopping),
+        limits=Limits(parallel_steps=configured.performance.max_parallel_steps),
+        stopping=stopping,
+        retention_s={
+            "events": configured.monitoring.events_retention_s,
+            "operations": configured.monitoring.operations_retention_s,
+            "metrics": configured.monitoring.metrics_retention_s,
+        },
+    )
+
+
+class WorkerProcess:
+    """A worker from its start to its end."""
+
+    def __init__(self, configured: settings.Settings, environ: Mapping[str, str]) -> None:
+        self._stopping = threading.Event()
+        self._asked_to_stop = threading.Event()
+        self._broker = make_broker(configured.redis_url())
+        self._context = make_context(configured, self._broker, make_runtimes(configured, environ), self._stopping)
+        self._presence = Presence(
+            self._context.record, "worker", identity(), lambda: {"docker": self._docker(), "held": self._held()}
+        )
+        self._workers = self._make_workers(configured)
+        self._identity_file = register(configured.home, "worker")
+
+    def _make_workers(self, configured: settings.Settings) -> list[dramatiq.Worker]:
+        operations.declare(self._broker, self._context)
+        ports.declare(self._broker, self._context)
+        collectors.declare(self._broker, self._context, self._queue_is_empty)
+        logs.declare(self._broker, self._context)
+        notifications.declare(self._broker)
+        threads = min(configured.workers.threads, configured.performance.max_concurrent_operations)
+        made = []
+        for queues, count in (({"operations"}, threads), (set(QUEUES) - {"operations"}, _OTHER_THREADS)):
+            worker = dramatiq.Worker(self._broker, queues=queues, worker_threads=count, worker_timeout=250)
+            # No hoarding: what this process has no thread for is left to others (pitfalls 1.13).
+            worker.queue_prefetch = count
+            made.append(worker)
+        return made
+
+    def _queue_is_empty(self) -> bool:
+        try:
+            return int(self._broker.do_qsize("operations")) == 0
+        except (redis.RedisError, TypeError):
+            return False
+
+    def _held(self) -> int:
+        return self._context.claims.held()
+
+    def _docker(self) -> dict[str, Any]:
+        engine = self._context.runtimes["docker"]
+        if not isinstance(engine, DockerEngine):
+            return {"status": "absent"}
+        try:
+            return {"status": "ok", "detail": None, **engine.engine_info()}
+        except EngineUnreachable as refusal:
+            return {"status": "failed", "detail": refusal.message}
+
+    def run(self) -> int:
+        """Work until SIGTERM or SIGINT. The exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask_to_stop)
+        self._context.claims.start()
+        self._presence.start()
+        watchdog.take_over(self._context, is_alive)
+        for worker in self._workers:
+            worker.start()
+        log.info("worker.started", pid=os.getpid())
+        while not self._asked_to_stop.wait(_POLL_S):
+            pass
+        return self._stop()
+
+    def _ask_to_stop(self, number: int, _frame: FrameType | None) -> None:
+        if self._asked_to_stop.is_set():
+            log.warning("worker.stopped_at_once", signal=number)
+            os._exit(1)
+        self._asked_to_stop.set()
+
+    def _stop(self) -> int:
+        """Hand back what is not finished, within its limit. Managed services are left alone."""
+        began = time.monotonic()
+        self._stopping.set()
+        self._broker.ring_all()
+        enders = [
+            threading.Thread(target=worker.stop, args=(int(_STOP_LIMIT_S * 1000),), daemon=True)
+            for worker in self._workers
+        ]
+        for ender in enders:
+            ender.start()
+        for ender in enders:
+            ender.join(max(0.1, _STOP_LIMIT_S - (time.monotonic() - began)))
+        held = self._held()
+        self._presence.close()
+        self._context.claims.close()
+        self._identity_file.unlink(missing_ok=True)
+        log.info("worker.stopped", duration_s=round(time.monotonic() - began, 2), abandoned=held, at=now().isoformat())
+        # Threads that still sit in an engine call must not hold the exit up; their claims fall silent and are
+        # taken over.
+        sys.stdout.flush()
+        os._exit(0)
+
+
+def main() -> int:
+    """Start a worker process."""
+    try:
+        configured = settings.load(os.environ)
+    except settings.SettingsError as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        return 2
+    if not wait_for_redis(configured.redis_url(), _REDIS_LIMIT_S):
+        sys.stderr.write(f"Redis does not answer within {_REDIS_LIMIT_S:g} s; `clos doctor` says what to do\n")
+        return 1
+    return WorkerProcess(configured, os.environ).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""The queue `operations`: whatever changes services."""
+
+import dramatiq
+
+from bus.messages import RUN_OPERATION
+from workers import runner
+from workers.context import Context
+
+
+def declare(broker: dramatiq.Broker, context: Context) -> None:
+    """Declare the queue's actors."""
+
+    @dramatiq.actor(actor_name=RUN_OPERATION, queue_name="operations", broker=broker)
+    def run_operation(operation_id: str) -> None:
+        runner.run(context, operation_id)

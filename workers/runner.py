@@ -1,0 +1,182 @@
+"""One operation from its claim to its end: observe, plan, execute, journal."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+
+from domain.errors import Cancelled, ClaimLost, ClosError, Stopping
+from domain.observation import ObservedState
+from domain.planning import Plan, plan_restart, plan_start, plan_stop
+from domain.specs import RuntimeKind, ServiceSpec
+from domain.states import HealthStatus, OperationStatus
+from models import registry, registry_groups
+from models.groups import Group
+from models.operations import Operation
+from models.record import Record
+from models.services import Service
+from workers.claims import Claim
+from workers.context import Context
+from workers.executor import Executor, Outcome
+from workers.journal import Journal
+from workers.steps import Steps
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an operation is about, read from the record once."""
+
+    specs: tuple[ServiceSpec, ...]
+    health: Mapping[str, HealthStatus]
+    group_order: Mapping[str, int]
+
+
+def read_subject(record: Record, service_ids: Sequence[str]) -> Subject:
+    """The specs of these services; what is no longer registered is left out."""
+    with record.read() as session:
+        services = session.scalars(select(Service).where(Service.id.in_(service_ids)).order_by(Service.id)).all()
+        names = {service.group_name for service in services}
+        groups = {group.name: group for group in session.scalars(select(Group).where(Group.name.in_(names)))}
+        specs = tuple(
+            service.spec((groups[service.group_name].network_name or "") if service.group_name in groups else "")
+            for service in services
+        )
+        health = {service.id: HealthStatus(service.health_status) for service in services}
+        return Subject(specs, health, {group.name: group.start_order for group in groups.values()})
+
+
+def run(context: Context, operation_id: str) -> None:
+    """Work on an operation if it is to be had. Never raises: the row says how it ended."""
+    taken = context.claims.take(operation_id)
+    if taken is None:
+        log.debug("operation.not_claimed", operation_id=operation_id)
+        return
+    context.feed.wake()
+    operation, claim = taken
+    journal = Journal(context.record, context.feed, claim)
+    log.info("operation.claimed", operation_id=operation_id, type=operation.type, attempt=operation.attempt)
+    try:
+        _end_well(context, operation, claim, journal)
+    except ClaimLost:
+        log.warning("operation.claim_lost", operation_id=operation_id)
+    except Stopping:
+        _give_back(context, operation, journal)
+    except ClosError as refusal:
+        _fail(journal, operation_id, refusal.as_dict())
+    except Exception as defect:
+        log.error("operation.broke", operation_id=operation_id, exc_info=defect)
+        _fail(journal, operation_id, {"code": "internal_error", "message": f"{type(defect).__name__}: {defect}"})
+    finally:
+        context.claims.drop(claim)
+
+
+def _end_well(context: Context, operation: Operation, claim: Claim, journal: Journal) -> None:
+    parameters = operation.parameters or {}
+    subject = read_subject(context.record, parameters.get("services") or [])
+    observed = context.observer.snapshot(subject.specs, subject.health, need=not parameters.get("dry_run"))
+    plan = make_plan(context, operation, subject, observed)
+    if parameters.get("dry_run"):
+        journal.finish(OperationStatus.COMPLETED, {"plan": plan.as_dict()})
+        return
+    journal.begin(plan)
+    steps = Steps(
+        {spec.id: spec for spec in subject.specs},
+        context.runtimes,
+        context.observer,
+        claim,
+        journal.note,
+        stop_timeout_s=_seconds(parameters.get("timeout")) if operation.type.endswith(".stop") else None,
+    )
+    executor = Executor(plan, steps, journal, claim, context.observer, context.limits.parallel_steps)
+    outcome = executor.run(_deadline(context, operation, parameters))
+    if not outcome.cancelled and operation.type.endswith((".start", ".restart")):
+        executor.last_observation(outcome)
+    if operation.type.endswith(".remove") and not outcome.failed and not outcome.cancelled:
+        _forget(context.record, operation)
+    _conclude(journal, operation, plan, outcome)
+
+
+def _deadline(context: Context, operation: Operation, parameters: Mapping[str, Any]) -> float:
+    limit_s = context.limits.operation_timeout_s
+    if not operation.type.endswith(".stop"):
+        limit_s = _seconds(parameters.get("timeout")) or limit_s
+    return time.monotonic() + limit_s
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if value is not None else None
+
+
+def make_plan(context: Context, operation: Operation, subject: Subject, observed: ObservedState) -> Plan:
+    """The plan of an operation, from what was seen."""
+    verb = operation.type.rsplit(".", 1)[1]
+    if verb in ("stop", "remove"):
+        return plan_stop(subject.specs, observed, f"{verb} was asked for", remove=verb == "remove")
+    images = _images_ready(context, subject.specs, observed)
+    if verb == "restart":
+        return plan_restart(subject.specs, observed, images)
+    named = (operation.parameters or {}).get("named") or _named(operation, subject.specs)
+    return plan_start(subject.specs, observed, set(named), images, subject.group_order)
+
+
+def _named(operation: Operation, specs: Sequence[ServiceSpec]) -> list[str]:
+    if operation.service_id is not None:
+        return [operation.service_id]
+    return [spec.id for spec in specs if spec.group == operation.group_name]
+
+
+def _images_ready(context: Context, specs: Sequence[ServiceSpec], observed: ObservedState) -> set[str]:
+    """Which container services need no pull or build; one that runs is not asked about."""
+    return {
+        spec.id
+        for spec in specs
+        if spec.runtime is RuntimeKind.DOCKER
+        and (observed.of(spec.id).alive or context.runtimes[RuntimeKind.DOCKER].prepared(spec))
+    }
+
+
+def _forget(record: Record, operation: Operation) -> None:
+    with record.write() as session:
+        if operation.service_id is not None:
+            registry.delete_service(session, operation.service_id)
+        elif operation.group_name is not None:
+            registry_groups.delete_group(session, operation.group_name)
+
+
+def _conclude(journal: Journal, operation: Operation, plan: Plan, outcome: Outcome) -> None:
+    journal.settle(sorted({step.target for step in plan.steps}))
+    result = {"changed": len(outcome.completed), "steps": len(plan.steps)}
+    if outcome.cancelled:
+        journal.finish(
+            OperationStatus.CANCELLED, result, Cancelled("it was cancelled between two steps", hint=None).as_dict()
+        )
+    elif outcome.failed:
+        first = next(iter(outcome.failed.items()))
+        error = first[1].as_dict() | {"step": first[0], "failed_steps": sorted(outcome.failed)}
+        journal.finish(OperationStatus.FAILED, result, error)
+    else:
+        journal.finish(OperationStatus.COMPLETED, result)
+    log.info("operation.ended", operation_id=operation.id, failed=len(outcome.failed), done=len(outcome.completed))
+
+
+def _give_back(context: Context, operation: Operation, journal: Journal) -> None:
+    try:
+        journal.hand_back()
+    except ClosError as refusal:
+        log.warning("operation.not_handed_back", operation_id=operation.id, error=refusal.message)
+        return
+    # Another worker takes it now; without one, the next that starts does.
+    context.outbox.operation(operation.id, operation.type)
+    log.info("operation.handed_back", operation_id=operation.id)
+
+
+def _fail(journal: Journal, operation_id: str, error: dict[str, Any]) -> None:
+    try:
+        journal.finish(OperationStatus.FAILED, error=error)
+    except ClosError as refusal:
+        log.warning("operation.end_not_written", operation_id=operation_id, error=refusal.message)
