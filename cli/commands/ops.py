@@ -1,0 +1,156 @@
+"""`clos ops`: what was asked of CLOS, and how it went."""
+
+from typing import Any
+
+import click
+
+from cli.client import Client, segment
+from cli.command import Group
+from cli.commands.operate import WAIT_S, conclude, watch
+from cli.errors import DONE, NOT_FOUND, ApiError, CliError
+from cli.invocation import Invocation, pass_invocation
+from cli.output import Column, local_time, seconds
+from cli.progress import facts, reason
+
+_COLUMNS: list[Column] = [
+    ("ID", lambda one: one.get("id")),
+    ("TYPE", lambda one: one.get("type")),
+    ("TARGET", lambda one: one.get("service_id") or one.get("group_name")),
+    ("STATUS", lambda one: one.get("status")),
+    ("%", lambda one: str(one.get("progress") or 0)),
+    ("CREATED", lambda one: local_time(one.get("created_at"))),
+    ("TOOK", lambda one: seconds(one.get("start_time"), one.get("end_time"))),
+]
+_WIDE: list[Column] = [
+    ("BY", lambda one: one.get("initiated_by")),
+    ("ATTEMPT", lambda one: str(one.get("attempt") or 0)),
+    ("ERROR", lambda one: (one.get("error") or {}).get("code")),
+]
+STEPS: list[Column] = [
+    ("STEP", lambda step: step.get("action")),
+    ("TARGET", lambda step: step.get("target")),
+    ("STATUS", lambda step: step.get("status")),
+    ("TOOK", lambda step: seconds(step.get("started_at"), step.get("ended_at"))),
+    ("WHY", lambda step: reason(step.get("error")) or step.get("cause")),
+]
+
+
+@click.group(cls=Group)
+def ops() -> None:
+    """Operations: everything that changes something is one."""
+
+
+def _named(client: Client, wanted: str) -> dict[str, Any]:
+    """The operation of that id, or the only recent one whose id begins or ends like that."""
+    try:
+        found: dict[str, Any] = client.get(f"/operations/{segment(wanted)}")
+        return found
+    except ApiError as refused:
+        if refused.status not in (400, 404, 422):
+            raise
+    recent = client.get("/operations", limit=200)["items"]
+    near = [one for one in recent if len(wanted) >= 4 and (one["id"].startswith(wanted) or one["id"].endswith(wanted))]
+    if len(near) != 1:
+        why = f"{len(near)} operations fit {wanted!r}" if near else f"there is no operation {wanted!r}"
+        raise CliError(why, NOT_FOUND, hint="clos ops list")
+    return dict(near[0])
+
+
+@ops.command("list")
+@click.option("--status", help="pending, waiting, in_progress, cancelling, completed, failed, cancelled (commas: or).")
+@click.option("--type", "kind", help="For example group.start.")
+@click.option("--service", help="A service's id.")
+@click.option("--group", help="A group's name.")
+@click.option("--since", help="A time, or 15m.")
+@click.option("-n", "--limit", type=click.IntRange(1, 200), default=20, show_default=True)
+@pass_invocation
+def list_(invocation: Invocation, limit: int, kind: str | None, **filters: Any) -> int:
+    """List operations, newest first."""
+    found = invocation.client.get("/operations", limit=limit, type=kind, **filters)["items"]
+    if not found and not invocation.printer.machine:
+        invocation.printer.data("No operations.")
+        return DONE
+    invocation.printer.objects(found, _COLUMNS, wide=_WIDE)
+    return DONE
+
+
+@ops.command()
+@click.argument("operation_id")
+@pass_invocation
+def show(invocation: Invocation, operation_id: str) -> int:
+    """Show one operation with its steps."""
+    printer = invocation.printer
+    one = _named(invocation.client, operation_id)
+    if printer.machine:
+        printer.document(one)
+        return DONE
+    error = one.get("error") or {}
+    printer.facts(
+        [
+            ("id", one["id"]),
+            ("type", one.get("type")),
+            ("target", one.get("service_id") or one.get("group_name")),
+            ("status", one.get("status")),
+            ("progress", f"{one.get('progress') or 0} %"),
+            ("by", one.get("initiated_by")),
+            ("created", local_time(one.get("created_at"))),
+            ("took", seconds(one.get("start_time"), one.get("end_time"))),
+            ("retry of", one.get("retry_of")),
+            ("error", reason(error)),
+            *((" ", line) for line in facts(error)),
+            ("hint", error.get("hint")),
+        ]
+    )
+    if one.get("steps"):
+        printer.data("")
+        printer.table(one["steps"], STEPS)
+    return DONE
+
+
+@ops.command("watch")
+@click.argument("operation_id")
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=WAIT_S, metavar="SECONDS")
+@pass_invocation
+def watch_(invocation: Invocation, operation_id: str, timeout: float) -> int:
+    """Follow an operation to its end; the exit code is its own."""
+    ended = watch(invocation, _named(invocation.client, operation_id), timeout)
+    return _ended(invocation, ended)
+
+
+@ops.command()
+@click.argument("operation_id")
+@click.option("--no-wait", is_flag=True, help="Do not wait for its end.")
+@pass_invocation
+def cancel(invocation: Invocation, operation_id: str, no_wait: bool) -> int:
+    """Cancel an operation: it ends between two steps, what it did not reach is skipped."""
+    wanted = _named(invocation.client, operation_id)
+    asked = invocation.client.post(f"/operations/{segment(wanted['id'])}/cancel") or wanted
+    if not no_wait:
+        asked = watch(invocation, asked, 120.0)
+    invocation.printer.say(f"{wanted['id']}: {asked['status']}")
+    if invocation.printer.machine:
+        invocation.printer.document(asked)
+    return DONE
+
+
+@ops.command()
+@click.argument("operation_id")
+@click.option("--no-wait", is_flag=True, help="Print the new operation's id and return.")
+@pass_invocation
+def retry(invocation: Invocation, operation_id: str, no_wait: bool) -> int:
+    """Try a failed operation again, as a new one."""
+    wanted = _named(invocation.client, operation_id)
+    again = invocation.client.post(f"/operations/{segment(wanted['id'])}/retry")
+    if no_wait:
+        invocation.printer.data(again["id"])
+        return DONE
+    return _ended(invocation, watch(invocation, again, WAIT_S))
+
+
+def _ended(invocation: Invocation, operation: dict[str, Any]) -> int:
+    if invocation.printer.machine:
+        invocation.printer.document(operation)
+    code = conclude(invocation, operation)
+    if code == DONE:
+        invocation.printer.say(f"{operation['id']}: {operation['status']}")
+    return code

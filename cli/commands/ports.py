@@ -1,0 +1,176 @@
+"""`clos ports` and `clos check`: who may have which port, and who has it."""
+
+from typing import Any
+
+import click
+
+from cli import targets
+from cli.client import segment
+from cli.command import Command, Group
+from cli.commands.operate import conclude, watch
+from cli.errors import DONE, NOT_FOUND, CliError, holder_name
+from cli.invocation import Invocation, pass_invocation
+from cli.output import Column, inert, local_time
+
+_RANGES: list[Column] = [
+    ("PROJECT", lambda one: one.get("project")),
+    ("PORTS", lambda one: f"{one.get('start_port')}-{one.get('end_port')}"),
+    ("USED", lambda one: str(one.get("used") or 0)),
+    ("DESCRIPTION", lambda one: one.get("description")),
+]
+_LEASES: list[Column] = [
+    ("PORT", lambda one: one.get("port")),
+    ("PROTOCOL", lambda one: one.get("protocol")),
+    ("PROJECT", lambda one: one.get("project")),
+    ("SERVICE", lambda one: one.get("service_id")),
+    ("SINCE", lambda one: local_time(one.get("created_at"))),
+    ("UNTIL", lambda one: local_time(one.get("expires_at"))),
+    ("LEASE", lambda one: str(one.get("id"))),
+]
+_LISTENERS: list[Column] = [
+    ("PORT", lambda one: one.get("port")),
+    ("PROTOCOL", lambda one: one.get("protocol")),
+    ("ADDRESS", lambda one: one.get("host_ip")),
+    ("HOLDER", lambda one: ", ".join(holder_name(h) for h in _holders(one))),
+]
+_ENTRIES: list[Column] = [
+    ("ADDRESS", lambda one: one.get("host_ip")),
+    ("PROTOCOL", lambda one: one.get("protocol")),
+    ("VERDICT", lambda one: one.get("verdict")),
+    ("HOLDER", lambda one: "; ".join(holder_name(h) for h in _holders(one))),
+    ("REASON", lambda one: one.get("reason")),
+]
+_CHECK_S = 30.0
+
+
+def _holders(one: dict[str, Any]) -> list[dict[str, Any]]:
+    found = one.get("holders") or ([one["holder"]] if one.get("holder") else [])
+    return [holder for holder in found if isinstance(holder, dict)]
+
+
+@click.group(cls=Group)
+def ports() -> None:
+    """Port ranges, leases, and who listens."""
+
+
+@ports.command("list")
+@click.option("--project", help="Only this project's ranges and leases.")
+@click.option("--state", help="leased, listening … (commas: or).")
+@pass_invocation
+def list_(invocation: Invocation, project: str | None, state: str | None) -> int:
+    """List ranges, leases and listeners, as last seen."""
+    printer = invocation.printer
+    found = invocation.client.get("/ports", project=project, state=state)
+    if printer.form == "name":
+        for lease in found.get("leases") or []:
+            printer.data(str(lease["port"]))
+        return DONE
+    if printer.machine:
+        printer.document(found)
+        return DONE
+    for key, columns in (("ranges", _RANGES), ("leases", _LEASES), ("listeners", _LISTENERS)):
+        if found.get(key):
+            printer.data(f"{key.capitalize()}")
+            printer.table(found[key], columns)
+            printer.data("")
+    for claim in found.get("latent_claims") or found.get("claims") or []:
+        who = claim.get("service_id") or claim.get("container")
+        printer.data(f"claimed: {inert(claim.get('port'))} by {inert(who)}")
+    return DONE
+
+
+@ports.command()
+@click.argument("project")
+@click.option("--port", "preferred_port", type=click.IntRange(1, 65535), help="This one, if it is free.")
+@click.option("--protocol", type=click.Choice(["tcp", "udp"]), help="Default: tcp.")
+@click.option("--service", help="For this service.")
+@click.option("--ttl", type=click.IntRange(min=1), metavar="SECONDS", help="Give it back after that time.")
+@pass_invocation
+def allocate(invocation: Invocation, project: str, service: str | None, **wanted: Any) -> int:
+    """Lease a port from PROJECT's range; prints the port."""
+    client, printer = invocation.client, invocation.printer
+    body = {"project": project, **{key: value for key, value in wanted.items() if value is not None}}
+    if service:
+        body["service_id"] = targets.service(client, service)["id"]
+    lease = client.post("/ports/allocate", body)
+    if printer.form in ("json", "yaml"):
+        printer.document(lease)
+    else:
+        printer.data(str(lease["port"]))
+        printer.detail(f"lease {inert(lease['id'])}")
+    return DONE
+
+
+@ports.command()
+@click.argument("lease")
+@pass_invocation
+def release(invocation: Invocation, lease: str) -> int:
+    """Give back LEASE: a lease's id, or the port."""
+    client = invocation.client
+    leases = client.get("/ports").get("leases") or []
+    fitting = [one for one in leases if lease in (str(one["id"]), str(one["port"]))]
+    by_id = [one for one in fitting if str(one["id"]) == lease]
+    if not fitting:
+        raise CliError(f"there is no lease {lease!r}", NOT_FOUND, hint="clos ports list")
+    if len(fitting) > 1 and len(by_id) != 1:
+        which = ", ".join(f"{one['id']} ({one['port']}/{one['protocol']})" for one in fitting)
+        raise CliError(f"more than one lease fits {lease!r}", NOT_FOUND, hint=f"say which: {which}")
+    one = (by_id or fitting)[0]
+    client.delete(f"/ports/leases/{segment(str(one['id']))}")
+    invocation.printer.say(f"released {one['port']}/{one['protocol']}")
+    return DONE
+
+
+@click.command(cls=Command)
+@click.argument("port", type=click.IntRange(1, 65535))
+@pass_invocation
+def check(invocation: Invocation, port: int) -> int:
+    """Look who holds PORT now, on every address, for TCP and UDP."""
+    asked = invocation.client.post(f"/ports/{port}/check")
+    quiet = _Quietly(invocation)
+    ended = watch(quiet, asked, _CHECK_S)
+    if ended["status"] != "completed":
+        return conclude(invocation, ended)
+    verdict = ended.get("result") or {}
+    if invocation.printer.machine:
+        invocation.printer.document(verdict, name="port")
+    else:
+        _show(invocation, verdict.get("verdict") or verdict, port)
+    return DONE
+
+
+class _Quietly(Invocation):
+    """The same run without its progress lines: a check takes milliseconds."""
+
+    def __init__(self, other: Invocation) -> None:
+        super().__init__({**other.options, "quiet": True})
+        self.__dict__["client"] = other.client
+
+
+def _show(invocation: Invocation, verdict: dict[str, Any], port: int) -> None:
+    printer = invocation.printer
+    entries = verdict.get("entries") or []
+    held = sorted({str(one.get("protocol")) for one in entries if one.get("verdict") == "held"})
+    unknown = any(one.get("verdict") == "unknown" for one in entries)
+    state = "held" if held else "unknown" if unknown or not entries else "free"
+    printer.data(f"Port {port} is {printer.state(state)}" + (f" ({', '.join(held)})" if held else ""))
+    holders: dict[str, dict[str, Any]] = {holder_name(h): h for one in entries for h in _holders(one)}
+    for name in holders:
+        printer.data(f"  by {inert(name)}")
+    lease = verdict.get("lease") or {}
+    services = {str(h["service_id"]) for h in holders.values() if h.get("service_id")}
+    services |= {str(one["service_id"]) for one in verdict.get("claims") or [] if one.get("service_id")}
+    services |= {str(lease["service_id"])} if lease.get("service_id") else set()
+    span = verdict.get("range") or {}
+    project = span.get("project") if isinstance(span, dict) else span
+    printer.facts(
+        [
+            ("service", ", ".join(sorted(services))),
+            ("lease", f"{lease.get('id')} ({lease.get('project')})" if lease else None),
+            ("range", project),
+            ("allocatable", "yes" if verdict.get("allocatable") else "no"),
+            ("looked", local_time(verdict.get("observed_at"))),
+        ]
+    )
+    printer.data("")
+    printer.table(entries, _ENTRIES)
