@@ -2,14 +2,13 @@
 
 It listens on a unix socket where the path is short enough for one, else on a port of 127.0.0.1, asks for a
 password that was made once for this home, and keeps what it is told in an append-only file.
-Run as `python -m cli.local.embedded_redis HOME BINARY` it registers itself and becomes the server.
+`python -m cli.local.embedded_redis` registers itself on CLOS_HOME and becomes the server at CLOS_REDIS_BINARY.
 """
 
 import contextlib
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from cli.errors import CliError
 # The kernel's sun_path holds 108 bytes with its end.
 MAX_SOCKET_PATH = 107
 ROLE = "redis"
+BINARY_VARIABLE = "CLOS_REDIS_BINARY"
 
 
 def find_binary(environ: Mapping[str, str]) -> Path:
@@ -127,4 +127,4 @@ def main(home: Path, binary: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(os.environ["CLOS_HOME"]), os.environ[BINARY_VARIABLE])

@@ -1,6 +1,5 @@
 """`clos init`: make CLOS's folder and a first configuration; safe to repeat."""
 
-import os
 from pathlib import Path
 
 import click
@@ -45,7 +44,7 @@ port_ranges:
 @pass_invocation
 def init(invocation: Invocation) -> None:
     """Make CLOS's folder, a first configuration and the registry. Safe to repeat: nothing there is changed."""
-    environ = supervision.environ_of(invocation.home, invocation.config_file, os.environ)
+    environ = supervision.environ_of(invocation.home, invocation.options.get("config"))
     config = invocation.home / "config.yaml"
     fresh = [path for path in (invocation.home, config) if not path.exists()]
     try:

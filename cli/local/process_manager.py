@@ -68,11 +68,11 @@ def environment(home: Path, root: Path, python: str, environ: Mapping[str, str])
     }
 
 
-def write_configuration(home: Path, programs: Mapping[str, list[str]], workers: int, redis: Path | None) -> Path:
-    """Write `run/supervisord.conf` for these programs, and for the embedded server if `redis` is its binary."""
+def write_configuration(home: Path, programs: Mapping[str, list[str]], workers: int, redis: bool) -> Path:
+    """Write `run/supervisord.conf` for these programs, and for the embedded server where `redis` is wanted."""
     sections = [_GENERAL]
-    if redis is not None:
-        command = [_PYTHON, "-m", "cli.local.embedded_redis", "%(ENV_CLOS_HOME)s", str(redis).replace("%", "%%")]
+    if redis:
+        command = [_PYTHON, "-m", "cli.local.embedded_redis"]
         sections.append(_program(REDIS, command, priority=1))
     for name, argv in programs.items():
         command = [_PYTHON if argv[0] in ("python", "python3") else argv[0], *argv[1:]]

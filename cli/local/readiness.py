@@ -4,7 +4,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,9 +59,15 @@ def failing(seen: Mapping[str, Any] | None, programs: list[str]) -> dict[str, st
 
 
 def wait(
-    home: Path, control: Control, api_url: str, gateway: tuple[str, int], programs: list[str], limit_s: float
+    home: Path,
+    control: Control,
+    api_url: str,
+    gateway: tuple[str, int],
+    programs: list[str],
+    limit_s: float,
+    alive: Callable[[], bool],
 ) -> None:
-    """Return once the API says that everything in `programs` works.
+    """Return once the API says that everything in `programs` works. `alive` tells of the supervisor.
 
     Raises:
         NotReady: it does not within `limit_s`, or a program dies again and again.
@@ -79,6 +85,8 @@ def wait(
             dying = [name for name, pids in lives.items() if len(pids) >= _TOO_OFTEN]
             if dying:
                 raise NotReady(f"{', '.join(dying)} cannot start", _last_lines(home, dying))
+        if not alive():
+            raise NotReady("the supervisor ended", _tail(home / "logs" / "supervisord.out"))
         looks += 1
         time.sleep(0.05)
     missing = failing(seen, programs)
@@ -102,11 +110,13 @@ def _count_lives(control: Control, lives: dict[str, set[int]]) -> None:
 
 
 def _last_lines(home: Path, programs: list[str]) -> list[str]:
-    lines: list[str] = []
-    for name in programs:
-        for file in sorted((home / "logs").glob(f"{name}*.log")):
-            with open(file, "rb") as log:
-                log.seek(max(0, file.stat().st_size - 16_384))
-                text = log.read().decode("utf-8", "replace")
-            lines += [f"{file}:", *(f"  {line}" for line in text.splitlines()[-_LOG_LINES:])]
-    return lines
+    files = [file for name in programs for file in sorted((home / "logs").glob(f"{name}*.log"))]
+    written = [file for file in files if file.stat().st_size]
+    return [line for file in written or [home / "logs" / "supervisord.log"] for line in _tail(file)]
+
+
+def _tail(file: Path) -> list[str]:
+    with open(file, "rb") as log:
+        log.seek(max(0, file.stat().st_size - 16_384))
+        text = log.read().decode("utf-8", "replace")
+    return [f"{file}:", *(f"  {line}" for line in text.splitlines()[-_LOG_LINES:])]

@@ -101,6 +101,7 @@ def bring_up_to_date(
         text=True,
         errors="replace",
         timeout=_MIGRATE_S,
+        umask=0o077,
         check=False,
     )
     if ran.returncode:

@@ -42,6 +42,9 @@ def start(environ: Mapping[str, str], flags: Mapping[str, Any], say: Say, ready_
     environ = _passed_on(environ, flags)
     settings = read_settings(environ, flags)
     home = settings.home
+    if "%" in str(home) or "\n" in str(home):
+        # supervisord expands the names of log files more than once.
+        raise CliError(f"a CLOS_HOME must not contain a percent sign or a line end: {str(home)!r}", 2)
     if settings.database.path:
         registry.revision_of(settings.database.path)
     try:
@@ -54,12 +57,13 @@ def start(environ: Mapping[str, str], flags: Mapping[str, Any], say: Say, ready_
         _check_ports(settings, programs)
         environ = process_manager.environment(home, ROOT, sys.executable, environ)
         registry.bring_up_to_date(ROOT, sys.executable, settings.database.path, environ, say)
-        binary = _prepare_redis(settings, environ)
-        file = process_manager.write_configuration(home, programs, settings.workers.processes, binary)
+        environ |= _prepare_redis(settings, environ)
+        embedded = settings.redis.embedded
+        file = process_manager.write_configuration(home, programs, settings.workers.processes, embedded)
         process = _spawn(home, file, environ)
         try:
             running.record_supervisor(home, process.pid)
-            _wait(settings, process, list(programs), ready_s)
+            _wait(settings, list(programs), ready_s)
         except BaseException:
             stop(home)
             raise
@@ -86,27 +90,29 @@ def stop(home: Path) -> bool:
     return True
 
 
-def environ_of(home: Path, config: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables with `--home` and `--config` in them, so that every process started here sees them."""
+def environ_of(home: Path, config: str | None = None) -> dict[str, str]:
+    """This process's variables with `--home` and `--config` in them, so that every process started sees them."""
     given = {"CLOS_HOME": str(home)}
     if config:
-        given["CLOS_CONFIG"] = str(config)
-    return dict(environ) | given
+        given["CLOS_CONFIG"] = os.path.abspath(os.path.expanduser(config))
+    return dict(os.environ) | given
 
 
-def ensure_up(home: Path, config: Path | None = None, say: Say = lambda _: None) -> None:
-    """Have a CLOS that works on this home: bring it up in the background if none runs.
+def ensure_up(home: Path, quiet: bool = False, config: str | None = None) -> None:
+    """Have a CLOS that works on this home: bring it up in the background if none runs, and say so on stderr.
 
     Raises:
         CliError: it cannot start.
     """
-    environ = environ_of(home, config, os.environ)
+    environ = environ_of(home, config)
+    say: Say = (lambda _: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     if running.supervisor(home) is None:
+        say(f"CLOS is not running on {home}: starting it in the background (`clos down` stops it)")
         start(environ, {}, say)
         return
     # It is starting, or some of it failed: either way it must be waited for, not started twice.
     programs = process_manager.read_procfile(Path(environ.get("CLOS_PROCFILE") or ROOT / "Procfile"))
-    _wait(read_settings(environ), None, list(programs), READY_S)
+    _wait(read_settings(environ), list(programs), READY_S)
 
 
 def _passed_on(environ: Mapping[str, str], flags: Mapping[str, Any]) -> dict[str, str]:
@@ -135,12 +141,12 @@ def holders_of(port: int) -> str:
     return " and ".join(holder_name(holder) for holder in found) or "somebody who cannot be seen from here"
 
 
-def _prepare_redis(settings: Settings, environ: Mapping[str, str]) -> Path | None:
+def _prepare_redis(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     if not settings.redis.embedded:
-        return None
+        return {}
     binary = embedded_redis.find_binary(environ)
     embedded_redis.prepare(settings.home, load_or_create_secret(settings.home, "redis").hex())
-    return binary
+    return {embedded_redis.BINARY_VARIABLE: str(binary)}
 
 
 def _spawn(home: Path, file: Path, environ: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -153,19 +159,21 @@ def _spawn(home: Path, file: Path, environ: Mapping[str, str]) -> "subprocess.Po
             stdout=out,
             stderr=out,
             start_new_session=True,
+            umask=0o077,
         )
 
 
-def _wait(settings: Settings, process: "subprocess.Popen[bytes] | None", programs: list[str], ready_s: float) -> None:
-    control = process_manager.Control(process_manager.socket_path(settings.home))
-    gateway = (_reach(settings.websocket.host), settings.websocket.port)
-    try:
-        readiness.wait(settings.home, control, _api_url(settings), gateway, programs, ready_s)
-    except readiness.NotReady:
-        if process is not None and process.poll() is not None:
-            said = (settings.home / "logs" / "supervisord.out").read_text(errors="replace").splitlines()[-5:]
-            raise CliError(f"supervisord ended with {process.returncode}", 6, lines=tuple(said)) from None
-        raise
+def _wait(settings: Settings, programs: list[str], ready_s: float) -> None:
+    home = settings.home
+    readiness.wait(
+        home,
+        process_manager.Control(process_manager.socket_path(home)),
+        _api_url(settings),
+        (_reach(settings.websocket.host), settings.websocket.port),
+        programs,
+        ready_s,
+        lambda: running.supervisor(home) is not None,
+    )
 
 
 def _reach(host: str) -> str:

@@ -1,6 +1,5 @@
 """`clos up`: start CLOS, in the foreground or, with -d, in the background."""
 
-import os
 import signal
 from types import FrameType
 from typing import NoReturn
@@ -29,7 +28,7 @@ def up(invocation: Invocation, detach: bool, workers: int | None, port: int | No
 
     In the foreground it runs until Ctrl-C or `clos down`. Services that it manages go on running.
     """
-    environ = supervision.environ_of(invocation.home, invocation.config_file, os.environ)
+    environ = supervision.environ_of(invocation.home, invocation.options.get("config"))
     flags = {"api.port": port, "websocket.port": ws_port, "workers.processes": workers}
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
