@@ -27,7 +27,8 @@ from models.services import (
 )
 
 _UP = frozenset(status.value for status in UP)
-_columns = Service.__table__.c
+_table = Service.__table__
+_columns = _table.c
 _depended = aliased(Service)
 _HASHES_KEPT = 5000
 
@@ -82,13 +83,13 @@ def count(session: Session, wanted: Filter) -> int:
 
 def page(session: Session, wanted: Filter, after: str | None, limit: int) -> list[ServiceView]:
     """Up to `limit` services by id, from after `after`."""
-    query = select(_columns).where(*wanted.conditions()).order_by(_columns.id).limit(limit)
+    query = select(_table).where(*wanted.conditions()).order_by(_columns.id).limit(limit)
     return _views(session, query if after is None else query.where(_columns.id > after))
 
 
 def of_group(session: Session, group: str) -> list[ServiceView]:
     """Every service of a group, by id."""
-    return _views(session, select(_columns).where(_columns.group_name == group).order_by(_columns.id))
+    return _views(session, select(_table).where(_columns.group_name == group).order_by(_columns.id))
 
 
 def one(session: Session, service_id: str) -> ServiceView:
@@ -97,10 +98,16 @@ def one(session: Session, service_id: str) -> ServiceView:
     Raises:
         ServiceNotFound: there is none.
     """
-    found = _views(session, select(_columns).where(_columns.id == service_id))
+    found = _views(session, select(_table).where(_columns.id == service_id))
     if not found:
         raise ServiceNotFound(service_id)
     return found[0]
+
+
+def refuse_unknown(session: Session, service_id: str) -> None:
+    """Raises: ServiceNotFound: there is no such service."""
+    if session.scalar(select(Service.id).where(Service.id == service_id)) is None:
+        raise ServiceNotFound(service_id)
 
 
 def _views(session: Session, query: Select[Any]) -> list[ServiceView]:
@@ -130,7 +137,7 @@ def _add_children(session: Session, views: dict[str, ServiceView]) -> None:
     networks = select(ServiceNetwork.service_id, ServiceNetwork.network).where(ServiceNetwork.service_id.in_(ids))
     for service_id, network in session.execute(networks.order_by(ServiceNetwork.network)):
         views[service_id].networks.append(network)
-    claims = select(*PortClaim.__table__.c).where(PortClaim.service_id.in_(ids), PortClaim.source == "spec")
+    claims = select(PortClaim.__table__).where(PortClaim.service_id.in_(ids), PortClaim.source == "spec")
     for claim in session.execute(claims.order_by(PortClaim.position)):
         views[claim.service_id].claims.append(claim)
     _add_dependencies(session, views, ids)
@@ -209,16 +216,16 @@ def last_metrics(session: Session, service_ids: Sequence[str]) -> dict[str, Row[
         .group_by(ServiceMetric.service_id)
         .subquery()
     )
-    query = select(*ServiceMetric.__table__.c).join(
+    query = select(ServiceMetric.__table__).join(
         newest,
         (newest.c.service_id == ServiceMetric.service_id) & (newest.c.at == ServiceMetric.timestamp),
     )
     return {row.service_id: row for row in session.execute(query)}
 
 
-def members_by_group(session: Session, names: Collection[str]) -> dict[str, list[Row[Any]]]:
+def members_by_group(session: Session, names: Collection[str]) -> dict[str, list[Any]]:
     """Each group's services: id, status, health_status, desired, runtime."""
-    found: dict[str, list[Row[Any]]] = defaultdict(list)
+    found: dict[str, list[Any]] = defaultdict(list)
     query = (
         select(Service.group_name, Service.id, Service.status, Service.health_status, Service.desired, Service.runtime)
         .where(Service.group_name.in_(names))
