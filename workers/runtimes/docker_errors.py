@@ -79,6 +79,12 @@ def removal_in_progress(error: APIError) -> bool:
     return status(error) == 409 and "removal of container" in reason(error)
 
 
+def container_vanished(error: APIError) -> bool:
+    """Whether somebody removed the container meanwhile, or is about to."""
+    text = reason(error).lower()
+    return removal_in_progress(error) or (status(error) == 404 and "no such container" in text)
+
+
 def network_vanished(error: APIError) -> bool:
     """Whether a start failed because the container's network was removed, or had a twin for a moment."""
     return bool(_NETWORK_GONE.search(reason(error)))

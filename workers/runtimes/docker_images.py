@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import structlog
 from docker.auth import get_config_header, resolve_repository_name
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.utils import parse_repository_tag
 
 from domain.errors import ClosError, ImageMissing, StartFailed, TimedOut
@@ -19,6 +20,8 @@ from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_config import Marks, image_of
 from workers.runtimes.docker_errors import BROKEN, image_error, reason, status, translated, unreachable
 from workers.runtimes.protocol import Progress
+
+log = structlog.get_logger()
 
 _KEPT_LINES = 20
 
@@ -71,8 +74,7 @@ class Images:
         limits = self._limits
         progress(f"pulling {ref}")
         try:
-            registry, _ = resolve_repository_name(repository)
-            login = get_config_header(self._client.api(), registry)
+            login = self._login(repository)
             response = self._client.request(
                 "POST",
                 "/images/create",
@@ -91,6 +93,17 @@ class Images:
             raise _broken(error, f"pulling {ref}", limits.pull_silence_s) from error
         if not self.present(ref):
             raise ImageMissing(f"image {ref} was pulled and is not there", hint="check its platform", image=ref)
+
+    def _login(self, repository: str) -> str | None:
+        """What `docker login` left for the registry, as `docker pull` sends it."""
+        api = self._client.api()
+        try:
+            header = get_config_header(api, resolve_repository_name(repository)[0])
+        except DockerException as error:
+            # A broken credential helper must not keep public images away.
+            log.warning("registry.login_unread", why=reason(str(error)))
+            return None
+        return header.decode() if isinstance(header, bytes) else header
 
     def _build(self, spec: ServiceSpec, ref: str, build: Mapping[str, Any], progress: Progress) -> None:
         context = Path(str(build.get("context", "")))

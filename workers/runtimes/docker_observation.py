@@ -23,6 +23,8 @@ _AGE = re.compile(r"(?P<less>Less than a second)|About (?:a|an) (?P<one>minute|h
 _UNIT_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800, "month": 2592000, "year": 31536000}
 # How far the engine's rounding and clock may be from ours before a kept inspect is doubted.
 _SLACK_S = 2.0
+# A start by hand that fails leaves it `created`, with an error that a summary does not show.
+_CREATED_KEPT = timedelta(seconds=30)
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -131,6 +133,8 @@ class Observation:
     def _holds(self, kept: _Kept, summary: Summary, status: str) -> bool:
         if kept.state != summary.get("State") or kept.code != exit_code_in(status):
             return False
+        if kept.state == "created":
+            return datetime.now(UTC) - kept.since < _CREATED_KEPT
         # Same state, but younger than what was inspected: it was restarted in between.
         age = datetime.now(UTC) - kept.since
         return age <= timedelta(seconds=age_at_most_s(status) + _SLACK_S)
@@ -138,7 +142,9 @@ class Observation:
     def _keep(self, inspected: Mapping[str, Any], instance: Instance) -> None:
         state = inspected["State"]["Status"]
         since = instance.ended_at if instance.phase is Phase.EXITED else instance.started_at
-        if state in ("running", "exited") and since and instance.ref:
+        if state == "created":
+            since = datetime.now(UTC)
+        if state in ("created", "running", "exited") and since and instance.ref:
             code = str(instance.exit_code) if state == "exited" else ""
             with self._lock:
                 self._kept[instance.ref] = _Kept(state, code, since, instance)

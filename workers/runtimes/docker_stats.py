@@ -16,6 +16,7 @@ from workers.runtimes.protocol import Stats
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 _MB = 1024 * 1024
 _FIRST_GAP_S = 0.1
+_KEPT_S = 600.0
 _POOL = 20
 
 
@@ -43,14 +44,16 @@ class Sampler:
     def stats(self, pids: Mapping[str, int | None]) -> dict[str, Stats]:
         """By container id, of those that can be read. `pids` maps ids to the host's pid."""
         with self._lock:
-            last = {ref: sample for ref, sample in self._last.items() if ref in pids}
+            oldest_s = time.monotonic() - _KEPT_S
+            self._last = {ref: sample for ref, sample in self._last.items() if sample.at_s > oldest_s}
+            last = dict(self._last)
         new = [ref for ref in pids if ref not in last]
         if new:
             last |= self._samples({ref: pids[ref] for ref in new})
             time.sleep(_FIRST_GAP_S)
         now = self._samples(pids)
         with self._lock:
-            self._last = now
+            self._last |= now
         return {ref: _between(last[ref], sample) for ref, sample in now.items() if ref in last}
 
     def _samples(self, pids: Mapping[str, int | None]) -> dict[str, Sample]:

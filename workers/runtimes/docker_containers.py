@@ -1,0 +1,160 @@
+"""One service's container: found by its labels, made, adopted, replaced, taken away."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from docker.errors import APIError
+
+from domain.errors import ClosError, NotOurs, StartFailed, TimedOut
+from domain.observation import Instance, Phase
+from domain.specs import ServiceSpec
+from workers.runtimes.docker_client import EngineClient
+from workers.runtimes.docker_config import Marks, aliases, container_config
+from workers.runtimes.docker_errors import reason, removal_in_progress, status
+from workers.runtimes.docker_networks import Networks, names_of
+from workers.runtimes.docker_observation import Summary, instance_of, rank
+
+log = structlog.get_logger()
+
+# How often making begins again when others change the same container meanwhile.
+ROUNDS = 4
+_PAUSE_S = 0.05
+
+
+class Containers:
+    """The containers of this installation. Raises docker-py's errors as they come, beside those of CLOS."""
+
+    def __init__(self, client: EngineClient, marks: Marks, networks: Networks) -> None:
+        self._client = client
+        self._marks = marks
+        self._networks = networks
+
+    @property
+    def _api(self) -> Any:
+        return self._client.api()
+
+    def of(self, service_id: str) -> list[Summary]:
+        """Every container of a service; the one that counts is the last."""
+        found = self._api.containers(all=True, filters=self._marks.filters(service=service_id))
+        return sorted(found, key=rank)
+
+    def find(self, service_id: str) -> Summary | None:
+        """The container of a service, as the engine lists it."""
+        found = self.of(service_id)
+        return found[-1] if found else None
+
+    def inspect(self, ref: str) -> Mapping[str, Any] | None:
+        """All that the engine knows of a container; None if there is none."""
+        try:
+            inspected: Mapping[str, Any] = self._api.inspect_container(ref)
+        except APIError as error:
+            if status(error) == 404:
+                return None
+            raise
+        return inspected
+
+    def look(self, ref: str) -> Instance | None:
+        """A container as it is now; None if there is none."""
+        inspected = self.inspect(ref)
+        return instance_of(inspected, self._marks) if inspected else None
+
+    def created(self, spec: ServiceSpec) -> Instance:
+        """The container that fits: the one that is there, or a new one.
+
+        Raises:
+            NotOurs: its name belongs to somebody else's container.
+        """
+        for _ in range(ROUNDS):
+            found = self.find(spec.id)
+            ref = str(found["Id"]) if found else self._make(spec)
+            instance = self.look(ref) if ref else None
+            if instance and _fits(instance, spec):
+                return instance
+            if instance and instance.ref:
+                self.discard(instance.ref)
+        raise StartFailed(f"{spec.id}: its container keeps being changed by others", hint="try again")
+
+    def _make(self, spec: ServiceSpec) -> str | None:
+        """Make the container; None if another one of that name was there first, and has to be looked at."""
+        name = self._marks.container_name(spec.id)
+        try:
+            with self._networks.held(spec) as networks:
+                ref = self._make_in(networks, name, spec)
+        except APIError as error:
+            self._networks.release(names_of(spec))
+            if status(error) != 409:
+                raise
+            self._see_who_has(name, spec)
+            return None
+        log.info("container.created", service=spec.id, container=ref[:12])
+        return ref
+
+    def _make_in(self, networks: Mapping[str, str], name: str, spec: ServiceSpec) -> str:
+        config = container_config(spec, self._marks, networks)
+        ref = str(self._api.create_container_from_config(config, name)["Id"])
+        try:
+            for further in list(networks.values())[1:]:
+                self._api.connect_container_to_network(ref, further, aliases=aliases(spec))
+        except APIError:
+            self.discard(ref)
+            raise
+        return ref
+
+    def _see_who_has(self, name: str, spec: ServiceSpec) -> None:
+        taken = self.inspect(name)
+        if taken is None:
+            time.sleep(_PAUSE_S)  # a removal gives the name back a moment after the container is gone
+            return
+        labels = (taken.get("Config") or {}).get("Labels") or {}
+        if self._marks.ours(labels) and labels.get(self._marks.label("service")) == spec.id:
+            return
+        container_id = str(taken["Id"])[:12]
+        raise NotOurs(
+            f"the container {container_id} has the name {name} and is not ours",
+            hint=f"look at it (`docker inspect {container_id}`), then rename or remove it",
+            container_id=str(taken["Id"]),
+            name=name,
+        )
+
+    def discard(self, ref: str) -> None:
+        """Remove a container that does not run, and wait until it is gone."""
+        deadline = time.monotonic() + self._client.timeout_s
+        while time.monotonic() < deadline:
+            try:
+                self._api.remove_container(ref)
+            except APIError as error:
+                if status(error) == 404:
+                    return
+                if not removal_in_progress(error):
+                    raise
+                time.sleep(_PAUSE_S)
+                continue
+            return
+        raise TimedOut(f"the container {ref[:12]} is being removed for too long", hint="look at the engine's log")
+
+    def undo(self, instance: Instance, spec: ServiceSpec, also_exited: bool) -> bool:
+        """After a failed start: take away what never ran, and the network if it was made for that.
+
+        True if it runs: another one's start of the same container came through.
+        """
+        try:
+            now = self.look(instance.ref or "")
+            if now is None or now.alive or not now.ref:
+                return bool(now)
+            if now.phase is Phase.CREATED or also_exited:
+                self.discard(now.ref)
+                self._networks.release(names_of(spec))
+        except (ClosError, APIError) as error:
+            # The failed start is the error that counts; what is left is adopted or replaced by the next.
+            log.warning("container.left", service=spec.id, container=instance.ref, why=reason(str(error)))
+        return False
+
+
+def _fits(instance: Instance, spec: ServiceSpec) -> bool:
+    """Whether this container can stand for the service. One that runs is never taken away: that is drift."""
+    if instance.alive:
+        return True
+    broken = instance.detail is not None and instance.phase is Phase.CREATED
+    return instance.spec_hash == spec.hash() and not broken and instance.detail not in ("removing", "dead")
