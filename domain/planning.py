@@ -265,16 +265,21 @@ def plan_stop(
     return Plan(tuple(steps))
 
 
-def plan_restart(specs: Sequence[ServiceSpec], observed: ObservedState, images_ready: Collection[str] = ()) -> Plan:
-    """Stop all that run, then start all."""
-    stops = plan_stop(specs, observed, "restart was asked for").steps
+def plan_restart(
+    specs: Sequence[ServiceSpec], observed: ObservedState, wanted: Collection[str], images_ready: Collection[str] = ()
+) -> Plan:
+    """Stop all that are named and run, then start all. What they need is started where it is down, never stopped."""
+    stops = plan_stop([spec for spec in specs if spec.id in wanted], observed, "restart was asked for").steps
     down = {
         spec.id: replace(instance, phase=Phase.EXITED, exit_code=None)
+        if spec.id in wanted and instance.phase not in (Phase.ABSENT, Phase.UNKNOWN)
+        else instance
         for spec in specs
-        if (instance := observed.of(spec.id)).phase not in (Phase.ABSENT, Phase.UNKNOWN)
+        for instance in (observed.of(spec.id),)
     }
-    after = replace(observed, instances=down, health={})
-    starts = plan_start(specs, after, {spec.id for spec in specs}, images_ready).steps
+    health = {service_id: seen for service_id, seen in observed.health.items() if service_id not in wanted}
+    after = replace(observed, instances=down, health=health)
+    starts = plan_start(specs, after, wanted, images_ready).steps
     stop_ids = tuple(step.id for step in stops)
     return Plan((*stops, *(replace(step, depends_on=(*step.depends_on, *stop_ids)) for step in starts)))
 

@@ -27,13 +27,14 @@ class Outcome:
     completed: set[str] = field(default_factory=set)
     # Step id -> why, in the order in which they failed.
     failed: dict[str, ClosError] = field(default_factory=dict)
-    skipped: set[str] = field(default_factory=set)
+    # Step id -> the failed step because of which it was not attempted.
+    skipped: dict[str, str] = field(default_factory=dict)
     cancelled: bool = False
 
     @property
     def lost(self) -> set[str]:
         """Steps that will not be completed."""
-        return set(self.failed) | self.skipped
+        return set(self.failed) | set(self.skipped)
 
 
 class Executor:
@@ -130,9 +131,10 @@ class Executor:
             if step.id in begun or step.id in outcome.skipped:
                 continue
             if (because := blocked_by(step, outcome.lost)) is not None:
-                outcome.skipped.add(step.id)
+                # What is told is the failure at the root, not the last of those that it took along.
+                outcome.skipped[step.id] = outcome.skipped.get(because, because)
                 begun.add(step.id)
-                skipped.append((step, because))
+                skipped.append((step, outcome.skipped[step.id]))
         self._journal.skipped(skipped)
 
     def last_observation(self, outcome: Outcome) -> None:

@@ -19,6 +19,11 @@ class Observer:
         self._runtimes = runtimes
         self._guards = {kind: threading.Lock() for kind in runtimes}
         self._looks: dict[str, tuple[float, Mapping[str, Instance]]] = {}
+        self._changed_at: dict[str, float] = {}
+
+    def changed(self, kind: str) -> None:
+        """Something was done through this runtime: a look that began before no longer shows what is."""
+        self._changed_at[kind] = time.monotonic()
 
     def look(self, kind: str, max_age_s: float = 0.0) -> Mapping[str, Instance]:
         """Every instance of a runtime; a look that is at most `max_age_s` old will do.
@@ -30,7 +35,7 @@ class Observer:
         with self._guards[kind]:
             at, seen = self._looks.get(kind, (0.0, {}))
             # One that began after we asked is as good as our own.
-            if at and (at >= asked_at or asked_at - at <= max_age_s):
+            if at > self._changed_at.get(kind, 0.0) and (at >= asked_at or asked_at - at <= max_age_s):
                 return seen
             began = time.monotonic()
             seen = self._runtimes[kind].observe()

@@ -118,10 +118,10 @@ def make_plan(context: Context, operation: Operation, subject: Subject, observed
     if verb in ("stop", "remove"):
         return plan_stop(subject.specs, observed, f"{verb} was asked for", remove=verb == "remove")
     images = _images_ready(context, subject.specs, observed)
+    named = set((operation.parameters or {}).get("named") or _named(operation, subject.specs))
     if verb == "restart":
-        return plan_restart(subject.specs, observed, images)
-    named = (operation.parameters or {}).get("named") or _named(operation, subject.specs)
-    return plan_start(subject.specs, observed, set(named), images, subject.group_order)
+        return plan_restart(subject.specs, observed, named, images)
+    return plan_start(subject.specs, observed, named, images, subject.group_order)
 
 
 def _named(operation: Operation, specs: Sequence[ServiceSpec]) -> list[str]:

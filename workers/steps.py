@@ -66,7 +66,11 @@ class Steps:
             Action.STOP: lambda: self._stop(spec, runtime),
             Action.REMOVE: lambda: self._remove(spec, runtime),
         }
-        return actions[step.action]()
+        try:
+            return actions[step.action]()
+        finally:
+            if step.action is not Action.WAIT:
+                self._observer.changed(runtime.kind)
 
     def spec(self, service_id: str) -> ServiceSpec:
         """The spec of a step's target."""

@@ -17,8 +17,8 @@ _MAX_SLUG = 100
 
 def slug(text: str) -> str:
     """`text` as part of an engine's name. Two texts never share a slug: a changed one carries its hash."""
-    kept = _NOT_NAME.sub("-", text).strip("-.")[:_MAX_SLUG]
-    if kept == text:
+    kept = _NOT_NAME.sub("-", text).strip("-._")[:_MAX_SLUG]
+    if kept == text and text:
         return kept
     return f"{kept}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:6]}".lstrip("-")
 

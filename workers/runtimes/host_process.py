@@ -7,6 +7,7 @@ file: lines of both have the stream `stdout`.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from workers.runtimes.process_state import Identity, StateFolder
 from workers.runtimes.process_stats import SessionStats
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
 
+_MARK_LIMIT_S = 0.5
 _CANNOT_RUN = {126: "the command could not be run (exit 126)", 127: "the command was not found (exit 127)"}
 
 
@@ -213,6 +215,7 @@ class HostProcess:
             self._children.add(pid)
         # Not reaped yet, so the number is surely its own.
         stat = processes.read_stat(pid)
+        _wait_for_mark(pid)
         identity = identity.running_as(pid, stat.start_ticks if stat else 0)
         self._state.write(identity)
         return Instance(
@@ -333,6 +336,16 @@ def _stray(wrapper: processes.Marked) -> Instance:
         started_at=processes.started_at(wrapper.start_ticks),
         spec_hash=wrapper.spec_hash,
     )
+
+
+def _wait_for_mark(pid: int) -> None:
+    """A spawn returns some microseconds before the new command line can be read."""
+    deadline = time.monotonic() + _MARK_LIMIT_S
+    while processes.marker_of(pid) is None and time.monotonic() < deadline:
+        stat = processes.read_stat(pid)
+        if stat is None or stat.dead:
+            return
+        time.sleep(0.0002)
 
 
 def _refuse_taken_ports(spec: ServiceSpec) -> None:
