@@ -71,9 +71,8 @@ class Invocation:
             raise Unreachable(where, hint="start it with `clos up -d`, or leave out --no-up")
         from cli.local import supervision
 
-        self.printer.say(f"{where}: bringing it up in the background (`clos down` stops it)")
         config = self.options.get("config") or os.environ.get("CLOS_CONFIG")
-        supervision.ensure_up(self.home, Path(config) if config else None, self.printer.detail)
+        supervision.ensure_up(self.home, quiet=self.printer.quiet, config=config)
         credentials = read_credentials(self.home)
         if credentials is None:
             raise Unreachable(f"CLOS came up on {self.home} but left no credentials", hint="see `clos doctor`")
