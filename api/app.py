@@ -13,28 +13,29 @@ from flask_jwt_extended import JWTManager
 from werkzeug.exceptions import NotFound
 
 from api import auth, errors, guards, idempotency
-from api.blueprints import ClosApi
+from api.blueprints import ClosApi, ClosBlueprint
 from api.bodies import MAX_BYTES
 from api.courier import Courier
 from api.feed import FeedReader
 from api.limits import RateLimits
 from api.parts import Parts, parts
-from bus.broker import make_broker
+from bus.broker import connect, make_broker
 from bus.feed import Feed
 from bus.messages import Sender
 from bus.outbox import Outbox
 from bus.replies import Replies
 from bus.tickets import Tickets
+from api.server import THREADS
 from models.record import Record
 from settings import Settings, load_or_create_secret
 
 _log = structlog.get_logger()
-THREADS = 32
 # Each module has a `blp` (or `blps`), and one that is missing is a mistake.
 BLUEPRINTS = (
     "api.v2.system",
     "api.v2.docs",
     "api.v2.access",
+    "api.v2.users",
     "api.v2.operations",
     "api.v2.events",
     "api.v2.services",
@@ -58,6 +59,7 @@ def make_parts(settings: Settings, record: Record | None = None, redis_url: str 
         feed=feed,
         replies=Replies(url),
         tickets=Tickets(url),
+        redis=connect(url, timeout_s=0.5, connections=8),
         reader=FeedReader(record, feed),
         limits=RateLimits(),
         courier=Courier(outbox, feed),
@@ -122,7 +124,7 @@ def create_app(settings: Settings, *, record: Record | None = None, redis_url: s
             continue
         module = importlib.import_module(name)
         for blueprint in getattr(module, "blps", None) or [module.blp]:
-            api.register_blueprint(blueprint)
+            (api if isinstance(blueprint, ClosBlueprint) else app).register_blueprint(blueprint)
     app.extensions["clos_api"] = api
     auth.refuse_unmarked(app)
     return app

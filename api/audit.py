@@ -19,7 +19,7 @@ def write(session: Session, outcome: str = "ok", *, actor: str | None = None, de
     session.add(
         AuditEntry(
             timestamp=now(),
-            actor=(actor or (asked_by.name if asked_by else "nobody"))[:100],
+            actor=(actor or g.get("actor") or (asked_by.name if asked_by else "nobody"))[:100],
             action=str(request.endpoint or "unknown")[:100],
             resource=request.path[:250],
             outcome=outcome,

@@ -138,7 +138,8 @@ def authenticate() -> Principal:
         return by_key(key)
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token:
-        return by_token(token.strip())
+        # Prometheus and the like can send a key in no other way.
+        return by_key(token.strip()) if token.startswith("clos_") else by_token(token.strip())
     raise NotAuthenticated("log in, or send an API key")
 
 
@@ -179,7 +180,7 @@ def claims_of(token: str, kind: str) -> dict[str, Any]:
     except (PyJWTError, JWTExtendedException, ValueError, KeyError, TypeError) as refused:
         raise NotAuthenticated("this token is not good, or no longer") from refused
     # A signed token without `exp` would otherwise live for ever (pitfalls 7.8).
-    if not _CLAIMS <= claims.keys() or claims["type"] != kind or not str(claims["sub"]).isdigit():
+    if not claims.keys() >= _CLAIMS or claims["type"] != kind or not str(claims["sub"]).isdigit():
         raise NotAuthenticated("this token is not good, or no longer")
     return claims
 

@@ -59,7 +59,7 @@ class Deadlines:
                 self._changed.wait(self._due[0][0] - time.monotonic() if self._due else None)
 
 
-_deadlines = Deadlines()
+DEADLINES = Deadlines()
 
 
 def body_bytes() -> bytes:
@@ -97,7 +97,7 @@ def _read() -> bytes:
 
 def _read_in_time(timeout_s: float, length: int | None) -> bytes:
     sock = request.environ.get("gunicorn.socket")
-    number = _deadlines.begin(sock, timeout_s) if sock is not None else None
+    number = DEADLINES.begin(sock, timeout_s) if sock is not None else None
     try:
         raw = request.environ["wsgi.input"].read(MAX_BYTES + 1 if length is None else length)
     except RequestEntityTooLarge as refused:
@@ -107,7 +107,7 @@ def _read_in_time(timeout_s: float, length: int | None) -> bytes:
         raise RequestTimeout("the body did not arrive") from gone
     finally:
         if number is not None:
-            _deadlines.end(number)
+            DEADLINES.end(number)
     if len(raw) > MAX_BYTES:
         g.clos_close = True
         raise BodyTooLarge(f"a body may have at most {MAX_BYTES} bytes")

@@ -134,7 +134,7 @@ def _compress(response: Response) -> Response:
         response.direct_passthrough
         or response.is_streamed
         or "Content-Encoding" in response.headers
-        or not (response.mimetype.startswith("text/") or response.mimetype.endswith(("json", "javascript")))
+        or not re.search(r"^text/|json$", response.mimetype or "")
         or len(response.get_data()) <= _GZIP_FROM
     ):
         return response

@@ -57,7 +57,7 @@ class IdempotencyKeyNotAllowed(ClosError):
     code = "idempotency_key_not_allowed"
 
 
-class Replay(Exception):  # noqa: N818 - not an error: it ends a view early
+class Replay(Exception):
     """The request was answered before; `response` is that answer."""
 
     def __init__(self, response: Response) -> None:

@@ -50,7 +50,8 @@ def decode_cursor(cursor: str | None, *kinds: type) -> list[Any] | None:
     if not isinstance(found, list) or found[:1] != [request.path] or len(found) != 1 + len(kinds):
         raise InvalidCursor("this cursor was not given for this list", hint="begin again without it")
     for value, kind in zip(found[1:], kinds, strict=True):
-        if type(value) is not kind or (kind is int and abs(value) >= 2**63) or (kind is str and "\x00" in value):
+        too_large = isinstance(value, int) and not -(2**63) <= value < 2**63
+        if type(value) is not kind or too_large or "\x00" in str(value):
             raise InvalidCursor("this cursor was not given for this list", hint="begin again without it")
     return found[1:]
 

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import redis
 from flask import current_app
 
 from api.courier import Courier
@@ -36,6 +37,7 @@ class Parts:
     feed: Feed
     replies: Replies
     tickets: Tickets
+    redis: "redis.Redis"
     reader: FeedReader
     limits: RateLimits
     courier: Courier

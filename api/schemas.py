@@ -68,7 +68,7 @@ class Number(fields.Float):
 class Flag(fields.Boolean):
     """`true` or `false`, nothing that looks like it."""
 
-    def _deserialize(self, value: Any, attr: Any, data: Any, **_kwargs: Any) -> bool:
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:  # noqa: ARG002
         if not isinstance(value, bool):
             raise ValidationError("Not a valid boolean.")
         return value
@@ -89,7 +89,7 @@ class QueryWhole(fields.Integer):
 class QueryFlag(fields.Boolean):
     """`true` or `false` in a query."""
 
-    def _deserialize(self, value: Any, attr: Any, data: Any, **_kwargs: Any) -> bool:
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:  # noqa: ARG002
         if value not in ("true", "false"):
             raise ValidationError("Must be true or false.")
         return bool(value == "true")
@@ -103,7 +103,7 @@ class Choices(fields.String):
         self.known = known
         if known:
             names = "|".join(re.escape(name) for name in known)
-            self.metadata.setdefault("pattern", f"^({names})(,({names}))*$")
+            self.metadata = {**self.metadata, "pattern": f"^({names})(,({names}))*$"}
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         names = str(super()._deserialize(value, attr, data, **kwargs)).split(",")
@@ -151,7 +151,7 @@ def rfc3339(at: datetime | None) -> str | None:
 class Time(fields.DateTime):
     """A time in an answer."""
 
-    def _serialize(self, value: Any, _attr: Any, _obj: Any, **_kwargs: Any) -> Any:
+    def _serialize(self, value: Any, attr: Any, obj: Any, **kwargs: Any) -> Any:  # noqa: ARG002
         return value if value is None or isinstance(value, str) else rfc3339(value)
 
 

@@ -1,9 +1,10 @@
 """Who may come in: users, their sessions and API keys, and the audit log of what they did."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, ForeignKey, String, Text, func, select, text
+from sqlalchemy import Boolean, ForeignKey, String, Text, func, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, BigId, now
@@ -95,3 +96,61 @@ def live_session(session: Session, user_id: int, session_id: str) -> User | None
             UserSession.expires_at > now(),
         )
     )
+
+
+def end_sessions(session: Session, user: User) -> None:
+    """End every login of a user at once; the tokens that are out stop working."""
+    user.token_version += 1
+    session.execute(
+        update(UserSession)
+        .where(UserSession.user_id == user.id, UserSession.revoked_at.is_(None))
+        .values(revoked_at=now())
+        .execution_options(synchronize_session=False)
+    )
+
+
+def other_admins(session: Session, user: User) -> int:
+    """How many may still do everything if this user could not."""
+    wanted = select(func.count()).where(User.role == "admin", User.disabled.is_(False), User.id != user.id)
+    return session.scalar(wanted) or 0
+
+
+def users_page(session: Session, after: int | None, limit: int) -> Sequence[User]:
+    """Users by id."""
+    query = select(User).order_by(User.id).limit(limit)
+    return session.scalars(query if after is None else query.where(User.id > after)).all()
+
+
+def keys_page(session: Session, user_id: int | None, after: str | None, limit: int) -> Sequence[tuple[ApiKey, str]]:
+    """API keys that are not revoked, by id, with their users' names; one user's if `user_id` is given."""
+    query = select(ApiKey, User.username).join(User, User.id == ApiKey.user_id).where(ApiKey.revoked_at.is_(None))
+    if user_id is not None:
+        query = query.where(ApiKey.user_id == user_id)
+    if after is not None:
+        query = query.where(ApiKey.id > after)
+    return [(key, name) for key, name in session.execute(query.order_by(ApiKey.id).limit(limit)).all()]
+
+
+def audit_page(
+    session: Session,
+    *,
+    actor: str | None,
+    action: str | None,
+    resource: str | None,
+    since: datetime | None,
+    before: int | None,
+    limit: int,
+) -> Sequence[AuditEntry]:
+    """The audit log, newest first."""
+    query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(AuditEntry.id < before)
+    if actor is not None:
+        query = query.where(AuditEntry.actor == actor)
+    if action is not None:
+        query = query.where(AuditEntry.action == action)
+    if resource is not None:
+        query = query.where(AuditEntry.resource == resource)
+    if since is not None:
+        query = query.where(AuditEntry.timestamp >= since)
+    return session.scalars(query).all()

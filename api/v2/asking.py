@@ -13,7 +13,7 @@ from models import operations, registry_graph
 from models.operations import Operation
 from models.registry_graph import Targets
 
-_DESIRED = {"start": Desired.RUNNING, "restart": Desired.RUNNING, "stop": Desired.STOPPED}
+_DESIRED = {"start": Desired.RUNNING, "restart": Desired.RUNNING, "stop": Desired.STOPPED, "remove": Desired.STOPPED}
 
 
 def own_ports() -> frozenset[int]:
