@@ -5,38 +5,30 @@ CLOS's mark, so every instance can be found whatever became of its starter. stdo
 file: lines of both have the stream `stdout`.
 """
 
+import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
-from domain.errors import PortHeld, ServiceRunning, StartFailed
-from domain.observation import Instance, Phase
+from domain.errors import EngineUnreachable, PortHeld, ServiceRunning, StartFailed
+from domain.observation import Instance
 from domain.specs import ServiceSpec
 from workers.runtimes import listeners
 from workers.runtimes import process_identity as processes
-from workers.runtimes.process_command import command_of, spawn
+from workers.runtimes.process_command import Command, command_of, spawn
 from workers.runtimes.process_ending import end_session
 from workers.runtimes.process_execute import run_bounded
 from workers.runtimes.process_logs import ProcessLogs
+from workers.runtimes.process_observation import Sightings, running
 from workers.runtimes.process_state import Identity, StateFolder
 from workers.runtimes.process_stats import SessionStats
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
 
 _MARK_LIMIT_S = 0.5
-_CANNOT_RUN = {126: "the command could not be run (exit 126)", 127: "the command was not found (exit 127)"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What one look at the process table found: wrappers by launch, and living members of orphaned sessions."""
-
-    wrappers: Mapping[str, processes.Marked]
-    members: Mapping[int, Sequence[processes.Stat]]
 
 
 class HostProcess:
@@ -51,6 +43,7 @@ class HostProcess:
         self._environment = dict(base_environment)
         self._boot_id = boot_id or processes.boot_id()
         self._state = StateFolder(home / "run" / "processes")
+        self._sightings = Sightings(self._state, instance_id, self._boot_id)
         self._logs = ProcessLogs(home / "logs" / "services")
         self._stats = SessionStats()
         self._guard = threading.Lock()
@@ -60,14 +53,16 @@ class HostProcess:
     # What is there
 
     def observe(self) -> Mapping[str, Instance]:
-        """Every instance, running or ended, by service id, in one look at the process table."""
+        """Every instance, running or ended, by service id, in one look at the process table.
+
+        Raises:
+            EngineUnreachable: the records or the process table cannot be read.
+        """
         self._reap()
-        identities = {found.service_id: found for found in self._state.identities()}
-        look = self._look(identities.values())
-        seen = {service_id: self._instance(found, look) for service_id, found in identities.items()}
-        for wrapper in look.wrappers.values():
-            if not seen.get(wrapper.service_id, Instance("")).alive:
-                seen[wrapper.service_id] = _stray(wrapper)
+        try:
+            seen = self._sightings.all()
+        except OSError as refusal:
+            raise EngineUnreachable(f"the processes of this host cannot be looked at: {refusal}") from refusal
         self._logs.note_sizes(seen)
         return seen
 
@@ -80,92 +75,6 @@ class HostProcess:
                     done = pid
                 if done:
                     self._children.discard(pid)
-
-    def _look(self, identities: Iterable[Identity]) -> _Look:
-        wrappers = {found.launch: found for found in processes.marked(self._instance_id)}
-        orphaned = {
-            found.pid: found.start_ticks or 0
-            for found in identities
-            if found.pid and found.launch not in wrappers and self._may_be_orphaned(found)
-        }
-        members: dict[int, list[processes.Stat]] = {pid: [] for pid in orphaned}
-        for stat in processes.every_stat() if orphaned else ():
-            if stat.session in orphaned and not stat.dead and stat.start_ticks >= orphaned[stat.session]:
-                members[stat.session].append(stat)
-        return _Look(wrappers, members)
-
-    def _may_be_orphaned(self, identity: Identity) -> bool:
-        """Whether its wrapper was killed before it could record an exit: then its command may live on."""
-        if identity.boot_id != self._boot_id or identity.pid is None:
-            return False
-        if self._state.ending(identity) is not None:
-            return False
-        leader = processes.read_stat(identity.pid)
-        # Another process that bears the number proves that nobody of the old session was left.
-        return leader is None or leader.start_ticks == identity.start_ticks
-
-    def _instance(self, identity: Identity, look: _Look) -> Instance:
-        service_id, spec_hash = identity.service_id, identity.spec_hash
-        if (wrapper := look.wrappers.get(identity.launch)) is not None:
-            return Instance(
-                service_id,
-                Phase.RUNNING,
-                f"{wrapper.pid}:{wrapper.start_ticks}",
-                wrapper.pid,
-                started_at=identity.started_at,
-                spec_hash=spec_hash,
-            )
-        if identity.pid is None and self._state.ending(identity) is None:
-            return Instance(service_id)
-        if members := look.members.get(identity.pid or 0):
-            return Instance(
-                service_id,
-                Phase.RUNNING,
-                identity.ref,
-                members[0].pid,
-                started_at=identity.started_at,
-                spec_hash=spec_hash,
-                detail=None if members[0].pid == identity.pid else "its wrapper was killed, it runs on",
-            )
-        return self._ended(identity)
-
-    def _ended(self, identity: Identity) -> Instance:
-        rebooted = identity.boot_id != self._boot_id
-        ending = self._state.ending(identity)
-        if ending is None and not rebooted:
-            # From now on its number may become somebody else's session: never look there again.
-            self._state.record_ending(identity, None)
-            ending = self._state.ending(identity)
-        code = ending.exit_code if ending else None
-        unknown = "this machine was restarted" if rebooted else "it was killed together with its wrapper"
-        return Instance(
-            identity.service_id,
-            Phase.EXITED,
-            identity.ref,
-            exit_code=code,
-            started_at=identity.started_at,
-            ended_at=ending.ended_at if ending else None,
-            spec_hash=identity.spec_hash,
-            detail=unknown if code is None else _CANNOT_RUN.get(code),
-        )
-
-    def _find(self, service_id: str) -> Instance:
-        """One service, looked at under its lock; what was spawned by a starter that died is written down."""
-        self._reap()
-        identity = self._state.identity(service_id)
-        look = self._look([identity] if identity else [])
-        ours = [found for found in look.wrappers.values() if found.service_id == service_id]
-        if ours and not (identity and identity.pid and identity.launch in look.wrappers):
-            identity = self._complete(identity, ours[0])
-        return self._instance(identity, look) if identity else Instance(service_id)
-
-    def _complete(self, identity: Identity | None, wrapper: processes.Marked) -> Identity:
-        if identity is None or identity.launch != wrapper.launch:
-            since = processes.started_at(wrapper.start_ticks).isoformat()
-            identity = Identity(wrapper.service_id, wrapper.launch, wrapper.spec_hash, self._boot_id, since)
-        identity = identity.running_as(wrapper.pid, wrapper.start_ticks)
-        self._state.write(identity)
-        return identity
 
     # Start and stop
 
@@ -189,57 +98,41 @@ class HostProcess:
             TimedOut: another start or stop of it does not end.
         """
         with self._state.lock(spec.id) as lock_fd:
-            found = self._find(spec.id)
+            self._reap()
+            found = self._sightings.one(spec.id)
             if found.alive:
                 return found
             command = command_of(spec, self._environment)
-            for session, ticks in self._sessions(spec.id):
+            for session, ticks in self._sightings.sessions(spec.id):
                 end_session(session, ticks, timeout_s=0.0)
             _refuse_taken_ports(spec)
-            identity = Identity(spec.id, token_hex(8), spec.hash(), self._boot_id, datetime.now(UTC).isoformat())
-            self._state.write(identity)
-            self._state.clear_endings(spec.id, keep=identity.launch)
-            mark = (self._instance_id, spec.id, identity.spec_hash, identity.launch)
             try:
-                pid = spawn(command, mark, self._state.exit_path(identity), self._logs.prepare(spec.id), lock_fd)
+                return self._launch(spec, command, lock_fd)
             except (OSError, ValueError) as refusal:
                 self._state.forget(spec.id)
                 raise StartFailed(
                     f"{spec.id} could not be started: {refusal}",
-                    hint="see the length of its command and environment, and the limits of this user",
+                    hint="see the length of its command and environment, the disk, and this user's limits",
                 ) from refusal
-            return self._launched(identity, pid)
 
-    def _launched(self, identity: Identity, pid: int) -> Instance:
+    def _launch(self, spec: ServiceSpec, command: Command, lock_fd: int) -> Instance:
+        identity = Identity(spec.id, token_hex(8), spec.hash(), self._boot_id, datetime.now(UTC).isoformat())
+        log_path = self._logs.prepare(spec.id)
+        # First the record, then the process: no kill can leave a launch that nobody knows of.
+        self._state.write(identity)
+        self._state.clear_endings(spec.id, keep=identity.launch)
+        mark = (self._instance_id, spec.id, identity.spec_hash, identity.launch)
+        pid = spawn(command, mark, self._state.exit_path(identity), log_path, lock_fd)
         with self._guard:
             self._children.add(pid)
         # Not reaped yet, so the number is surely its own.
         stat = processes.read_stat(pid)
         _wait_for_mark(pid)
         identity = identity.running_as(pid, stat.start_ticks if stat else 0)
-        self._state.write(identity)
-        return Instance(
-            identity.service_id,
-            Phase.RUNNING,
-            identity.ref,
-            pid,
-            started_at=identity.started_at,
-            spec_hash=identity.spec_hash,
-        )
-
-    def _sessions(self, service_id: str) -> list[tuple[int, int]]:
-        """Sessions (leader's pid and start ticks) in which something of the service may still live."""
-        found = {
-            (wrapper.pid, wrapper.start_ticks)
-            for wrapper in processes.marked(self._instance_id)
-            if wrapper.service_id == service_id
-        }
-        identity = self._state.identity(service_id)
-        if identity and identity.pid and identity.boot_id == self._boot_id:
-            leader = processes.read_stat(identity.pid)
-            if leader is None or leader.start_ticks == identity.start_ticks:
-                found.add((identity.pid, identity.start_ticks or 0))
-        return sorted(found)
+        with contextlib.suppress(OSError):
+            # It runs: a disk that is full now only means that its mark has to be looked for.
+            self._state.write(identity)
+        return running(identity)
 
     def stop(self, spec: ServiceSpec, timeout_s: float) -> Instance:
         """TERM to every process of its session, KILL to what is left after `timeout_s`.
@@ -249,16 +142,13 @@ class HostProcess:
             TimedOut: it survives KILL (it hangs in the kernel), or another start or stop does not end.
         """
         with self._state.lock(spec.id, limit_s=timeout_s + 10.0):
-            found = self._find(spec.id)
-            for session, ticks in self._sessions(spec.id):
+            found = self._sightings.one(spec.id)
+            for session, ticks in self._sightings.sessions(spec.id):
                 end_session(session, ticks, timeout_s)
             if not found.alive:
                 return found
-            identity = self._state.identity(spec.id)
-            if identity is None:
-                return Instance(spec.id)
             self._reap()
-            return self._instance(identity, self._look([identity]))
+            return self._sightings.one(spec.id)
 
     def remove(self, spec: ServiceSpec) -> None:
         """Take its state folder away; the log file stays.
@@ -269,9 +159,9 @@ class HostProcess:
         if not self._state.of(spec.id).exists():
             return
         with self._state.lock(spec.id):
-            if self._find(spec.id).alive:
+            if self._sightings.one(spec.id).alive:
                 raise ServiceRunning(f"{spec.id} runs", hint="stop it first")
-            for session, ticks in self._sessions(spec.id):
+            for session, ticks in self._sightings.sessions(spec.id):
                 end_session(session, ticks, timeout_s=0.0)
             self._state.remove(spec.id)
         self._stats.forget(spec.id)
@@ -325,17 +215,6 @@ class HostProcess:
 
     def close(self) -> None:
         """Nothing is held. Instances go on."""
-
-
-def _stray(wrapper: processes.Marked) -> Instance:
-    return Instance(
-        wrapper.service_id,
-        Phase.RUNNING,
-        f"{wrapper.pid}:{wrapper.start_ticks}",
-        wrapper.pid,
-        started_at=processes.started_at(wrapper.start_ticks),
-        spec_hash=wrapper.spec_hash,
-    )
 
 
 def _wait_for_mark(pid: int) -> None:

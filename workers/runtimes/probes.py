@@ -103,10 +103,10 @@ class _Look(Protocol):
 
 
 def _probe(spec: ServiceSpec, check: HealthCheck, runtime: Runtime, deadline: _Deadline) -> str:
-    if check.type is CheckType.EXEC:
-        return _exec(spec, check.test, runtime, deadline)
     if isinstance(runtime, Simulated):
         return _simulated(runtime, spec)
+    if check.type is CheckType.EXEC:
+        return _exec(spec, check.test, runtime, deadline)
     if check.type is CheckType.DOCKER:
         test = runtime.own_test(spec)
         if not test:

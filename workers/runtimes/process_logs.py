@@ -26,7 +26,7 @@ TAIL_BYTES = 2**20
 _LINE_LIMIT = 64 * 2**10
 _TIMES_LIMIT = 64 * 2**10
 _POLL_S = 0.1
-_IDLE_S = 0.9
+_IDLE_S = 0.7
 
 
 class ProcessLogs:
@@ -130,7 +130,7 @@ class _Follower:
         turn = _turn(self._path)
         if turn != self._turn:
             # Rotated: what we had not read went to the copy.
-            self._partial += _read_from(_older(self._path, 1), self._offset)
+            self._partial += _read_from(_older(self._path, 1), self._offset, -1)
             self._turn, self._offset = turn, 0
         piece = _read_from(self._path, self._offset)
         self._offset += len(piece)
@@ -164,11 +164,11 @@ def _text(line: bytes) -> str:
     return plain(line[:_LINE_LIMIT])
 
 
-def _read_from(path: Path, offset: int) -> bytes:
+def _read_from(path: Path, offset: int, limit: int = TAIL_BYTES) -> bytes:
     try:
         with open(path, "rb") as file:
             file.seek(offset)
-            return file.read(TAIL_BYTES)
+            return file.read(limit)
     except OSError:
         return b""
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from domain.errors import TimedOut
+from domain.errors import PermissionRefused, TimedOut
 
 LOCK_LIMIT_S = 10.0
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
@@ -157,6 +157,7 @@ class StateFolder:
 
         Raises:
             TimedOut: somebody else held it for `limit_s`.
+            PermissionRefused: the folder cannot be made or written.
         """
         deadline = time.monotonic() + limit_s
         pause_s = 0.002
@@ -179,7 +180,11 @@ class StateFolder:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             opened = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
-            return None
+            return None  # Removed between the two calls.
+        except OSError as refusal:
+            raise PermissionRefused(
+                f"{folder} cannot be used: {refusal.strerror or refusal}", hint="see its owner and the disk"
+            ) from refusal
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A `remove` in between took the file away: what is locked then guards nothing.
