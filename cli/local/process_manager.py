@@ -123,7 +123,9 @@ stdout_logfile_backups=3
 """
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
     def __init__(self, path: Path, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
@@ -143,7 +145,7 @@ class Control:
 
     def call(self, method: str, *arguments: Any) -> Any:
         """What supervisord answers; its refusals are `xmlrpc.client.Fault`."""
-        connection = _UnixConnection(self._path, self._timeout_s)
+        connection = UnixConnection(self._path, self._timeout_s)
         try:
             body = xmlrpc.client.dumps(arguments, method)
             connection.request("POST", "/RPC2", body, {"Content-Type": "text/xml"})
