@@ -1,0 +1,19 @@
+#!/bin/sh
+# serve NAME [NEEDED]: a web server on port 8080 with /health. NEEDED is asked once before it starts: no retry, so a
+# wrong order shows.
+set -eu
+mkdir -p /www
+if [ -n "${2:-}" ]; then
+    echo "$1: asking $2"
+    wget -q -T 2 -O /www/index.html "http://$2:8080/"
+    echo "<p>$1, in front of $2</p>" >> /www/index.html
+else
+    echo "<h1>In stock</h1><p>12 apples, 7 pears</p>" > /www/index.html
+fi
+sleep 0.2
+echo ok > /www/health
+echo "$1: listening on 8080"
+httpd -f -p 8080 -h /www &
+# The first process of a container gets no default action for TERM.
+trap 'kill $!' TERM INT
+wait $! || true
