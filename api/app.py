@@ -19,13 +19,13 @@ from api.courier import Courier
 from api.feed import FeedReader
 from api.limits import RateLimits
 from api.parts import Parts, parts
+from api.server import THREADS
 from bus.broker import connect, make_broker
 from bus.feed import Feed
 from bus.messages import Sender
 from bus.outbox import Outbox
 from bus.replies import Replies
 from bus.tickets import Tickets
-from api.server import THREADS
 from models.record import Record
 from settings import Settings, load_or_create_secret
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from domain.errors import Cancelled, OperationFinal, OperationInProgress, ValidationFailed
+from domain.errors import Cancelled, OperationFinal, ValidationFailed
 from domain.states import CLAIMED, FINAL, OperationStatus
 from models.base import now
 from models.operations import Operation, create, finish, group_target, progress, service_target
@@ -65,10 +65,8 @@ def retry(session: Session, first: Operation, *, initiated_by: str) -> Operation
     """Ask again for what `first` was to do, on the same targets.
 
     Raises:
-        OperationInProgress: it has not ended, or another operation holds one of its targets.
+        OperationInProgress: another operation holds one of its targets.
     """
-    if OperationStatus(first.status) not in FINAL:
-        raise OperationInProgress(f"operation:{first.id}", first.id)
     return create(
         session,
         first.type,

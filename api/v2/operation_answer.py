@@ -9,6 +9,7 @@ from api.idempotency import after_commit, answer
 from api.parts import parts
 from api.schemas import Time
 from domain.states import OperationStatus, StepStatus
+from models.base import now
 from models.operations import Operation, OperationStep
 
 
@@ -88,5 +89,7 @@ def accepted(operation: Operation) -> Response:
     """202, where to look, and the operation. Inside a unit of work; the workers hear of it after the commit."""
     courier = parts().courier
     operation_id, type_ = operation.id, operation.type
+    # It is about to be sent; the watchdog need not do it as well.
+    operation.sent_at = now()
     after_commit(lambda: courier.operation(operation_id, type_))
     return answer(dump(operation), 202, {"Location": f"/api/v2/operations/{operation_id}"})

@@ -5,6 +5,7 @@ from typing import Any
 from flask import Response
 from flask.views import MethodView
 from marshmallow import ValidationError, validates_schema
+from sqlalchemy.orm import Session
 
 from api.auth import principal, requires
 from api.blueprints import ClosBlueprint
@@ -12,16 +13,20 @@ from api.idempotency import answer, idempotent, unit_of_work
 from api.pages import PageArgs, decode_cursor, page, page_of
 from api.parts import parts
 from api.schemas import Choices, Empty, QueryWhole, Since, Strict, Text
+from api.v2.asking import ask
 from api.v2.operation_answer import OperationSchema, accepted, dump, shown
-from domain.errors import ClosError, OperationFinal
+from domain.errors import ClosError, OperationFinal, OperationInProgress, ServiceNotFound
 from domain.permissions import KNOWN
 from domain.states import FINAL, OperationStatus
 from models import operation_requests as requests
-from models import operations
+from models import operations, registry_graph
 from models.operations import Operation
+from models.services import Service
 
 blp = ClosBlueprint("operations", __name__, url_prefix="/api/v2/operations", description="What was asked for")
 MAX_WAIT_S = 60
+# What `api.v2.asking` adds to the fields of the request.
+_WORKED_OUT = frozenset({"targets", "services", "named", "running_dependents", "answer"})
 
 
 class OperationNotWaiting(ClosError):
@@ -155,9 +160,34 @@ def retry(_body: dict[str, Any], operation_id: str) -> Response:
     """
     with unit_of_work() as session:
         first = operations.get(session, operation_id)
-        permission = _permission_of(first)
-        principal().require(permission)
-        return accepted(requests.retry(session, first, initiated_by=principal().name))
+        principal().require(_permission_of(first))
+        if OperationStatus(first.status) not in FINAL:
+            raise OperationInProgress(f"operation:{first.id}", first.id)
+        return accepted(_again(session, first))
+
+
+def _again(session: Session, first: Operation) -> Operation:
+    noun, _, verb = first.type.partition(".")
+    asked = first.parameters or {}
+    if noun not in ("group", "service") or (first.group_name is None and first.service_id is None):
+        return requests.retry(session, first, initiated_by=principal().name)
+    if noun == "service" and session.get(Service, first.service_id) is None:
+        raise ServiceNotFound(str(first.service_id))
+    group = first.group_name if noun == "group" else None
+    # Computed anew: who needs whom may have changed since.
+    targets = registry_graph.targets_for(
+        session,
+        verb,
+        group=group,
+        service=first.service_id if noun == "service" else None,
+        only=asked.get("named") if group else None,
+        with_dependencies=not asked.get("no_deps", False),
+        cascade=bool(asked.get("cascade", False)),
+    )
+    body = {name: value for name, value in asked.items() if name not in _WORKED_OUT}
+    operation = ask(session, verb, body, targets, group=group, service=first.service_id if group is None else None)
+    operation.retry_of = first.id
+    return operation
 
 
 def _permission_of(operation: Operation) -> str:
