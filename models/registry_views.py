@@ -234,3 +234,29 @@ def members_by_group(session: Session, names: Collection[str]) -> dict[str, list
     for row in session.execute(query):
         found[row.group_name].append(row)
     return found
+
+
+def count_groups(session: Session) -> int:
+    """How many groups there are."""
+    return session.scalar(select(func.count()).select_from(Group)) or 0
+
+
+def names_of_group(session: Session, group: str) -> dict[str, str]:
+    """The names of a group's services by id."""
+    rows = session.execute(select(Service.id, Service.name).where(Service.group_name == group))
+    return {row.id: row.name for row in rows}
+
+
+def graph_rows(session: Session, service_ids: Collection[str]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """These services as nodes, and what each of them needs as edges."""
+    nodes = session.execute(
+        select(Service.id, Service.name, Service.group_name, Service.runtime, Service.status, Service.health_status)
+        .where(Service.id.in_(service_ids))
+        .order_by(Service.id)
+    ).all()
+    edges = session.execute(
+        select(ServiceDependency.__table__)
+        .where(ServiceDependency.service_id.in_(service_ids))
+        .order_by(ServiceDependency.service_id, ServiceDependency.depends_on)
+    ).all()
+    return nodes, edges

@@ -117,7 +117,7 @@ class Allocate(MethodView):
             return answer(registry_verdicts.lease_shown(made), 201)
 
 
-@blp.route("/leases/<int:lease_id>")
+@blp.route("/leases/<int(max=9223372036854775807):lease_id>")
 class OneLease(MethodView):
     """One lease."""
 
@@ -202,7 +202,7 @@ def _range_shown(session: Session, row: PortRange) -> dict[str, Any]:
     return registry_verdicts.range_shown(row, registry_verdicts.used(session, [row])[row.id])
 
 
-@ranges_blp.route("/<int:range_id>")
+@ranges_blp.route("/<int(max=9223372036854775807):range_id>")
 class OneRange(MethodView):
     """One range."""
 

@@ -204,7 +204,7 @@ class ServicesArgs(PageArgs):
 class LogsArgs(Strict):
     """Which lines."""
 
-    lines = QueryWhole(low=1, high=10_000, load_default=100)
+    lines = QueryWhole(low=1, high=5_000, load_default=100)
     since = Since()
     q = Text(longest=200, smallest=1)
 
@@ -304,9 +304,9 @@ class MetricsSchema(Schema):
 class LogLineSchema(Schema):
     """One line of a service's output."""
 
-    timestamp = Time(allow_none=True)
-    stream = fields.String(allow_none=True)
-    text = fields.String()
+    at = Time(required=True, allow_none=True)
+    stream = fields.String(required=True, allow_none=True)
+    text = fields.String(required=True)
 
 
 class LogsSchema(Schema):

@@ -1,0 +1,88 @@
+"""A group as JSON."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from api.v2.service_answers import definition, written
+from domain import graph
+from domain.states import UP, Desired, HealthStatus, ServiceStatus, group_status
+from models.groups import Group
+from models.registry_views import ServiceView
+
+_PLAIN = (
+    "name", "description", "project", "start_order", "compose_file", "network_name", "restart_policy", "conflicts",
+    "reconcile", "spec_version",
+)  # fmt: skip
+_WELL = {HealthStatus.HEALTHY.value, HealthStatus.NONE.value}
+
+
+def shown(group: Group, members: Sequence[Any]) -> dict[str, Any]:
+    """A group (interface.md, Group). `members` are rows of its services (`registry_views.members_by_group`)."""
+    statuses = [ServiceStatus(row.status) for row in members]
+    body: dict[str, Any] = {name: getattr(group, name) for name in _PLAIN}
+    body["dependencies"] = group.dependencies or []
+    body["services"] = [row.id for row in members]
+    body["status"] = group_status(statuses).value
+    body["health_score"] = health_score(members)
+    body["counts"] = {
+        "total": len(members),
+        "running": sum(status in UP for status in statuses),
+        "healthy": sum(_is_well(row) for row in members),
+        "failed": sum(status is ServiceStatus.FAILED for status in statuses),
+    }
+    body["created_at"] = written(group.created_at)
+    body["updated_at"] = written(group.updated_at)
+    return body
+
+
+def _is_well(row: Any) -> bool:
+    return row.status == ServiceStatus.RUNNING.value and row.health_status in _WELL
+
+
+def health_score(members: Sequence[Any]) -> float:
+    """The share of the services that are wanted to run which run and are not ill; 1 if none is wanted."""
+    wanted = [row for row in members if row.desired == Desired.RUNNING.value]
+    return round(sum(_is_well(row) for row in wanted) / len(wanted), 3) if wanted else 1.0
+
+
+def graph_shown(members: Sequence[Any], dependencies: Sequence[Any]) -> dict[str, Any]:
+    """Nodes, edges, and an order in which they can be started."""
+    needs: dict[str, set[str]] = {row.id: set() for row in members}
+    edges = [row for row in dependencies if row.service_id in needs and row.depends_on in needs]
+    for row in edges:
+        needs[row.service_id].add(row.depends_on)
+    return {
+        "nodes": [
+            {
+                "id": row.id,
+                "name": row.name,
+                "group": row.group_name,
+                "runtime": row.runtime,
+                "status": row.status,
+                "health": row.health_status,
+            }
+            for row in members
+        ],
+        "edges": [
+            {
+                "source": row.service_id,
+                "target": row.depends_on,
+                "condition": row.condition,
+                "required": bool(row.required),
+            }
+            for row in edges
+        ],
+        "order": graph.order(needs),
+    }
+
+
+_DEFINED = (
+    "name", "description", "project", "dependencies", "start_order", "compose_file", "network_name", "restart_policy",
+    "conflicts", "reconcile",
+)  # fmt: skip
+
+
+def export(group: Group, views: Sequence[ServiceView]) -> dict[str, Any]:
+    """A group as a body of `POST /groups`. Secrets are never given back, so they are not in it."""
+    body = {name: value for name in _DEFINED if (value := getattr(group, name)) not in (None, [])}
+    return body | {"services": [definition(view) for view in views]}

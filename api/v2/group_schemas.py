@@ -1,0 +1,143 @@
+"""A group in a request and in an answer."""
+
+from marshmallow import Schema, fields, validate
+
+from api.pages import PageArgs
+from api.schemas import Flag, Number, Strict, Text, Time, Whole
+from api.v2.definition_fields import Definition, list_of, name_field, one_of
+from api.v2.service_schemas import DAY_S, RESTART_POLICIES, OperationBody, ServiceBody
+from domain.states import GroupStatus
+
+MOST_SERVICES = 500
+
+
+class ConflictsPolicy(Definition):
+    """What this group does about port conflicts."""
+
+    auto_resolve = Flag()
+    max_risk = one_of("low", "medium", "high")
+    on_start = one_of("fail", "migrate", "ask")
+
+
+class ReconcilePolicy(Definition):
+    """Whether and how often what runs is brought to what is wanted. Times in seconds."""
+
+    enabled = Flag()
+    interval = Number(low=1, high=DAY_S)
+
+
+class GroupChange(Definition):
+    """What may be changed of a group: what is given replaces what was, null takes it away."""
+
+    read_only = frozenset(
+        {"name", "services", "status", "spec_version", "health_score", "counts", "created_at", "updated_at"}
+    )
+    description = Text(longest=4000, allow_none=True)
+    project = name_field(50)
+    dependencies = list_of(name_field(50), 100)
+    start_order = Whole(low=-1000, high=1000)
+    compose_file = Text(longest=4096, smallest=1, allow_none=True)
+    network_name = name_field(100, allow_none=True)
+    restart_policy = one_of(*RESTART_POLICIES, allow_none=True)
+    conflicts = fields.Nested(ConflictsPolicy, allow_none=True)
+    reconcile = fields.Nested(ReconcilePolicy, allow_none=True)
+
+
+class NewGroup(GroupChange):
+    """A group to be registered, with its services: all of it or nothing."""
+
+    read_only = GroupChange.read_only - {"name", "services"}
+    name = name_field(50, required=True)
+    services = list_of(fields.Nested(ServiceBody), MOST_SERVICES)
+
+
+class StartGroup(OperationBody):
+    """How a group is started. `services` are names or ids, where not all of it is meant."""
+
+    on_conflict = one_of("fail", "migrate", "ask")
+    no_deps = Flag()
+    services = fields.List(Text(longest=160, smallest=1), validate=validate.Length(min=1, max=MOST_SERVICES))
+
+
+class StopGroup(OperationBody):
+    """How a group is stopped; here `timeout` is what each service is given to end by itself."""
+
+    timeout = Number(low=0, high=3600)
+    cascade = Flag()
+    services = fields.List(Text(longest=160, smallest=1), validate=validate.Length(min=1, max=MOST_SERVICES))
+
+
+class GroupsArgs(PageArgs):
+    """Groups by name."""
+
+
+class ExportArgs(Strict):
+    """In which form."""
+
+    format = one_of("json", "compose", load_default="json")
+
+
+class CountsSchema(Schema):
+    """How many of a group's services are what."""
+
+    total = fields.Integer(required=True)
+    running = fields.Integer(required=True)
+    healthy = fields.Integer(required=True)
+    failed = fields.Integer(required=True)
+
+
+class GroupSchema(Schema):
+    """A group, and what its services are together."""
+
+    name = fields.String(required=True)
+    description = fields.String(required=True, allow_none=True)
+    project = fields.String(required=True)
+    dependencies = fields.List(fields.String(), required=True)
+    start_order = fields.Integer(required=True)
+    compose_file = fields.String(required=True, allow_none=True)
+    network_name = fields.String(required=True, allow_none=True)
+    restart_policy = fields.String(required=True, allow_none=True)
+    conflicts = fields.Dict(required=True, allow_none=True)
+    reconcile = fields.Dict(required=True, allow_none=True)
+    services = fields.List(fields.String(), required=True)
+    status = fields.String(required=True, validate=validate.OneOf([status.value for status in GroupStatus]))
+    spec_version = fields.Integer(required=True)
+    health_score = fields.Float(required=True)
+    counts = fields.Nested(CountsSchema, required=True)
+    created_at = Time(required=True)
+    updated_at = Time(required=True)
+
+
+class NodeSchema(Schema):
+    """A service in a graph; `external` to the group where another group's is needed."""
+
+    id = fields.String(required=True)
+    name = fields.String(required=True)
+    group = fields.String(required=True)
+    runtime = fields.String(required=True)
+    status = fields.String(required=True)
+    health = fields.String(required=True)
+
+
+class EdgeSchema(Schema):
+    """`source` needs `target`."""
+
+    source = fields.String(required=True)
+    target = fields.String(required=True)
+    condition = fields.String(required=True)
+    required = fields.Boolean(required=True)
+
+
+class GraphSchema(Schema):
+    """Who needs whom; `order` is one in which they can be started."""
+
+    nodes = fields.List(fields.Nested(NodeSchema), required=True)
+    edges = fields.List(fields.Nested(EdgeSchema), required=True)
+    order = fields.List(fields.String(), required=True)
+
+
+class ExportSchema(Schema):
+    """A body that `POST /groups` takes; secrets are left out."""
+
+    name = fields.String(required=True)
+    services = fields.List(fields.Dict(), required=True)

@@ -1,0 +1,164 @@
+"""Port ranges and leases as people define them: no two ranges share a port, and no lease is given twice."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from domain.errors import ClosError, LeaseNotFound, PortHeld, PortRangeNotFound, ValidationFailed
+from domain.ports import EPHEMERAL_START
+from models import ports, registry_ports, registry_verdicts
+from models.base import now
+from models.ports import PortClaim, PortLease, PortRange
+from models.services import Service
+
+
+class LeaseInUse(ClosError):
+    """A service's spec names the leased port."""
+
+    code = "lease_in_use"
+
+
+def get(session: Session, range_id: int) -> PortRange:
+    """The range of that id.
+
+    Raises:
+        PortRangeNotFound: there is none.
+    """
+    found = session.get(PortRange, range_id)
+    if found is None:
+        raise PortRangeNotFound(str(range_id))
+    return found
+
+
+def page(session: Session, after: int | None, limit: int) -> tuple[int, Sequence[PortRange]]:
+    """How many ranges there are, and up to `limit` by id from after `after`."""
+    query = select(PortRange).order_by(PortRange.id).limit(limit)
+    if after is not None:
+        query = query.where(PortRange.id > after)
+    return session.scalar(select(func.count()).select_from(PortRange)) or 0, session.scalars(query).all()
+
+
+def add(session: Session, fields: Mapping[str, Any], ephemeral_start: int = EPHEMERAL_START) -> PortRange:
+    """Define a range.
+
+    Raises:
+        ValidationFailed: it is upside down, overlaps another, or reaches into the ports of outgoing connections.
+    """
+    made = PortRange(priority=0)
+    _write(session, made, fields, ephemeral_start)
+    session.add(made)
+    session.flush()
+    return made
+
+
+def change(session: Session, row: PortRange, fields: Mapping[str, Any], ephemeral_start: int = EPHEMERAL_START) -> None:
+    """Change a range; leases outside of it stay.
+
+    Raises:
+        ValidationFailed: as `add`.
+    """
+    _write(session, row, fields, ephemeral_start)
+    session.flush()
+
+
+def _write(session: Session, row: PortRange, fields: Mapping[str, Any], ephemeral_start: int) -> None:
+    values = {name: fields.get(name, getattr(row, name)) for name in ("start_port", "end_port")}
+    start, end = values["start_port"], values["end_port"]
+    if start > end:
+        raise ValidationFailed({"end_port": [f"The range is upside down: {start} to {end}."]})
+    moved = (start, end) != (row.start_port, row.end_port)
+    if moved and end >= ephemeral_start and not fields.get("allow_ephemeral"):
+        raise ValidationFailed(
+            {
+                "end_port": [
+                    f"From {ephemeral_start} on the system itself gives ports to outgoing connections; "
+                    "allow_ephemeral: true takes them nevertheless."
+                ]
+            }
+        )
+    with session.no_autoflush:
+        other = session.scalar(
+            select(PortRange)
+            .where(PortRange.start_port <= end, PortRange.end_port >= start, PortRange.id != (row.id or 0))
+            .order_by(PortRange.start_port)
+            .limit(1)
+        )
+    if other is not None:
+        raise ValidationFailed(
+            {"start_port": [f"It overlaps {other.project}'s range {other.start_port}-{other.end_port}."]}
+        )
+    for name in ("project", "start_port", "end_port", "description", "priority", "max_services"):
+        if name in fields:
+            setattr(row, name, fields[name])
+
+
+def allocate(session: Session, fields: Mapping[str, Any], own_ports: Collection[int]) -> PortLease:
+    """Lease a port of a project, the preferred one or any.
+
+    Raises:
+        PortHeld: the preferred one is leased, CLOS's own, or was seen to be held.
+        RangeFull: no port of the project's ranges is left.
+        ValidationFailed: there is no such service.
+    """
+    protocol, preferred = fields.get("protocol", "tcp"), fields.get("preferred_port")
+    service_id, ttl_s = fields.get("service_id"), fields.get("ttl")
+    if service_id is not None and session.get(Service, service_id) is None:
+        raise ValidationFailed({"service_id": [f"There is no service {service_id!r}."]})
+    if preferred is not None:
+        _refuse_held(session, preferred, protocol, own_ports)
+    return ports.lease(
+        session,
+        fields.get("project") or "development",
+        protocol=protocol,
+        service_id=service_id,
+        preferred=preferred,
+        expires_at=None if ttl_s is None else now() + timedelta(seconds=ttl_s),
+        avoid=frozenset(own_ports),
+    )
+
+
+def _refuse_held(session: Session, port: int, protocol: str, own_ports: Collection[int]) -> None:
+    leased = ports.lease_holder(session, port, protocol)
+    if leased is not None:
+        owner = leased.service_id or f"project {leased.project}"
+        kind = "service" if leased.service_id else "unknown"
+        raise PortHeld(port, protocol, leased.host_ip, _holder(kind, owner, leased.service_id))
+    if port in own_ports:
+        raise PortHeld(port, protocol, "", _holder("clos", "clos", None))
+    seen = [each for each in registry_verdicts.listeners_on(session, port) if each.protocol == protocol]
+    if seen:
+        raise PortHeld(port, protocol, seen[0].host_ip, registry_verdicts.holders(session, port, seen)[0])
+
+
+def _holder(kind: str, name: str, service_id: str | None) -> dict[str, Any]:
+    nothing = dict.fromkeys(("container_id", "pid", "command", "user", "started_at"))
+    return {"kind": kind, "running": None, "name": name, "service_id": service_id, **nothing, "own": kind != "unknown"}
+
+
+def give_back(session: Session, lease_id: int) -> None:
+    """End a lease.
+
+    Raises:
+        LeaseNotFound: there is none.
+        LeaseInUse: a service's ports name it; changing them gives it back.
+    """
+    found = session.get(PortLease, lease_id)
+    if found is None:
+        raise LeaseNotFound(str(lease_id))
+    named = found.service_id is not None and session.scalar(
+        select(PortClaim.id).where(
+            PortClaim.service_id == found.service_id,
+            PortClaim.port == found.port,
+            PortClaim.protocol == found.protocol,
+        )
+    )
+    if named:
+        raise LeaseInUse(
+            f"{found.service_id} has port {found.port} in its definition",
+            hint="change the service's ports; that gives the lease back",
+            service_id=found.service_id,
+        )
+    registry_ports.release(session, [found])
