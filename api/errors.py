@@ -34,6 +34,8 @@ STATUS: dict[str, int] = {
     "service_running": 409,
     "group_running": 409,
     "group_not_empty": 409,
+    "service_required": 409,
+    "lease_in_use": 409,
     "port_held": 409,
     "conflict_closed": 409,
     "undo_impossible": 409,
