@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import os
+import random
 import socket
 import threading
 import time
@@ -567,6 +568,39 @@ def test_eight_removals_at_once_all_succeed(bench: Bench) -> None:
     assert bench.networks() == []
 
 
+def test_contrary_calls_from_two_processes_do_no_harm(bench: Bench) -> None:
+    engines = [bench.engine, bench.another()]
+    specs = [bench.spec("a"), bench.spec("b")]
+    ends_at = time.monotonic() + 4
+    refused: list[BaseException] = []
+
+    def churn(seed: int) -> None:
+        chance = random.Random(seed)
+        engine = engines[seed % 2]
+        while time.monotonic() < ends_at:
+            spec = chance.choice(specs)
+            call = chance.choice(["start", "create", "stop", "remove", "observe"])
+            try:
+                CALLS[call](engine, spec)
+            except ServiceRunning:
+                continue
+            except Exception as error:
+                refused.append(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(churn, range(4)))
+    assert refused == []
+    for spec in specs:
+        assert bench.engine.start(spec).alive
+    assert (len(bench.containers()), len(bench.networks())) == (2, 1)
+    engines[1].close()
+
+
+def test_a_built_image_that_is_gone_is_missing(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(ImageMissing):
+        bench.engine.start(bench.spec(image=None, build={"context": str(tmp_path)}))
+
+
 def test_a_container_removed_by_hand_is_no_trouble(bench: Bench) -> None:
     spec = bench.spec()
     ref = bench.engine.start(spec).ref
@@ -808,6 +842,62 @@ def test_an_absent_engine_is_told_with_a_hint(call: str) -> None:
 def test_following_behind_an_absent_engine_ends() -> None:
     engine = DockerEngine("unix:///nonexistent/docker.sock", "0" * 32, timeout_s=1)
     assert list(engine.follow("a", lambda: False)) == []
+
+
+class Cable:
+    """A socket that leads to the real engine until it is cut."""
+
+    def __init__(self, engine: str) -> None:
+        self.path = Path("/tmp") / f"clos-cable-{uuid.uuid4().hex[:8]}.sock"
+        self._engine = engine
+        self._ends: list[socket.socket] = []
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._server.bind(str(self.path))
+        self._server.listen(16)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                far.connect(self._engine)
+                self._ends += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        self.path.unlink(missing_ok=True)
+        for end in [self._server, *self._ends]:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+def test_an_engine_that_goes_away_ends_a_follower_cleanly(bench: Bench) -> None:
+    if not docker_url().startswith("unix://"):
+        pytest.skip("the engine is not on a socket of this machine")
+    cable = Cable(docker_url().removeprefix("unix://"))
+    engine = DockerEngine(f"unix://{cable.path}", bench.instance_id, timeout_s=2)
+    try:
+        spec = bench.spec(command=("sh", "-c", "while :; do echo tick; sleep 0.1; done"))
+        engine.start(spec)
+        follower = engine.follow(spec.id, lambda: False)
+        assert wait_until(lambda: next(follower)).text == "tick"
+        cable.cut()
+        list(follower)
+        with pytest.raises(EngineUnreachable):
+            engine.observe()
+    finally:
+        cable.cut()
+        engine.close()
 
 
 def test_a_forked_process_makes_its_own_connection(bench: Bench) -> None:

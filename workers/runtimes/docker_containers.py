@@ -2,24 +2,23 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from docker.errors import APIError
 
-from domain.errors import ClosError, NotOurs, StartFailed, TimedOut
+from domain.errors import ClosError, NotOurs, ServiceRunning, StartFailed, TimedOut
 from domain.observation import Instance, Phase
 from domain.specs import ServiceSpec
 from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_config import Marks, aliases, container_config
-from workers.runtimes.docker_errors import reason, removal_in_progress, status
+from workers.runtimes.docker_errors import reason, removal_in_progress, status, still_runs
 from workers.runtimes.docker_networks import Networks, names_of
 from workers.runtimes.docker_observation import Summary, instance_of, rank
 
 log = structlog.get_logger()
 
-# How often making begins again when others change the same container meanwhile.
-ROUNDS = 4
 _PAUSE_S = 0.05
 
 
@@ -66,14 +65,16 @@ class Containers:
         Raises:
             NotOurs: its name belongs to somebody else's container.
         """
-        for _ in range(ROUNDS):
+        deadline = time.monotonic() + self._client.timeout_s
+        while time.monotonic() < deadline:
             found = self.find(spec.id)
             ref = str(found["Id"]) if found else self._make(spec)
             instance = self.look(ref) if ref else None
             if instance and _fits(instance, spec):
                 return instance
             if instance and instance.ref:
-                self.discard(instance.ref)
+                with suppress(ServiceRunning):  # started meanwhile: then it is adopted
+                    self.discard(instance.ref)
         raise StartFailed(f"{spec.id}: its container keeps being changed by others", hint="try again")
 
     def _make(self, spec: ServiceSpec) -> str | None:
@@ -103,9 +104,9 @@ class Containers:
         return ref
 
     def _see_who_has(self, name: str, spec: ServiceSpec) -> None:
+        time.sleep(_PAUSE_S)  # a removal gives the name back a moment after the container is gone
         taken = self.inspect(name)
         if taken is None:
-            time.sleep(_PAUSE_S)  # a removal gives the name back a moment after the container is gone
             return
         labels = (taken.get("Config") or {}).get("Labels") or {}
         if self._marks.ours(labels) and labels.get(self._marks.label("service")) == spec.id:
@@ -119,7 +120,11 @@ class Containers:
         )
 
     def discard(self, ref: str) -> None:
-        """Remove a container that does not run, and wait until it is gone."""
+        """Remove a container that does not run, and wait until it is gone.
+
+        Raises:
+            ServiceRunning: it runs.
+        """
         deadline = time.monotonic() + self._client.timeout_s
         while time.monotonic() < deadline:
             try:
@@ -127,6 +132,8 @@ class Containers:
             except APIError as error:
                 if status(error) == 404:
                     return
+                if still_runs(error):
+                    raise ServiceRunning(f"the container {ref[:12]} runs", hint="stop it first") from error
                 if not removal_in_progress(error):
                     raise
                 time.sleep(_PAUSE_S)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import structlog
 from docker.errors import APIError
 
 from domain.errors import ClosError, PortHeld, ServiceRunning, StartFailed
@@ -13,7 +12,7 @@ from domain.observation import Instance
 from domain.specs import ServiceSpec
 from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_config import Marks, image_of
-from workers.runtimes.docker_containers import ROUNDS, Containers
+from workers.runtimes.docker_containers import Containers
 from workers.runtimes.docker_errors import (
     container_vanished,
     from_api,
@@ -32,7 +31,8 @@ from workers.runtimes.docker_reading import Reading
 from workers.runtimes.docker_stats import Sampler
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
 
-log = structlog.get_logger()
+# How often a start begins again when others take the container or its network away.
+_ROUNDS = 4
 
 
 class DockerEngine:
@@ -87,7 +87,7 @@ class DockerEngine:
     def start(self, spec: ServiceSpec) -> Instance:
         """Run the container, made first where it is missing."""
         with self._doing("start", spec):
-            for _ in range(ROUNDS):
+            for _ in range(_ROUNDS):
                 instance = self._containers.created(spec)
                 if instance.alive or not instance.ref:
                     return instance
@@ -166,12 +166,13 @@ class DockerEngine:
         return self._client.api()
 
     def _doing(self, verb: str, spec: ServiceSpec) -> Any:
-        return translated(f"cannot {verb} {spec.id}", base_url=self._client.base_url, image=spec.image)
+        image = image_of(spec) if spec.image or spec.build else None
+        return translated(f"cannot {verb} {spec.id}", base_url=self._client.base_url, image=image)
 
     def _start_error(self, error: APIError, spec: ServiceSpec) -> ClosError:
         taken = taken_port(reason(error), spec.ports)
         if taken is None:
-            return from_api(error, f"{spec.id} does not start", image=spec.image)
+            return from_api(error, f"{spec.id} does not start", image=image_of(spec))
         return PortHeld(
             taken.port, taken.protocol, taken.host_ip, holder_of(taken, self._api.containers(), self._marks)
         )

@@ -82,7 +82,13 @@ def removal_in_progress(error: APIError) -> bool:
 def container_vanished(error: APIError) -> bool:
     """Whether somebody removed the container meanwhile, or is about to."""
     text = reason(error).lower()
-    return removal_in_progress(error) or (status(error) == 404 and "no such container" in text)
+    gone = status(error) == 404 and "no such container" in text
+    return gone or removal_in_progress(error) or "marked for removal" in text
+
+
+def still_runs(error: APIError) -> bool:
+    """Whether a removal was refused because the container runs."""
+    return status(error) == 409 and "remove a running container" in reason(error)
 
 
 def network_vanished(error: APIError) -> bool:

@@ -13,7 +13,8 @@ from domain.specs import ServiceSpec
 from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_errors import BROKEN, status, translated
 from workers.runtimes.docker_observation import Summary
-from workers.runtimes.docker_streams import MAX_LINES, FrameReader, LineAssembler, plain_text, read_lines
+from workers.runtimes.docker_streams import MAX_LINES, FrameReader, LineAssembler, read_lines
+from workers.runtimes.log_text import plain_text
 from workers.runtimes.protocol import ExecResult, LogLine
 
 MAX_OUTPUT_BYTES = 4096

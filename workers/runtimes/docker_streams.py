@@ -13,6 +13,7 @@ from docker.types import CancellableStream
 
 from workers.runtimes.docker_errors import BROKEN
 from workers.runtimes.docker_observation import parse_time
+from workers.runtimes.log_text import plain
 from workers.runtimes.protocol import LogLine
 
 MAX_LINES = 5000
@@ -21,24 +22,8 @@ _MAX_LINE_BYTES = 64 * 1024
 _HEADER_BYTES = 8
 _STREAMS = {1: "stdout", 2: "stderr"}
 _STAMP = re.compile(rb"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) ?")
-_ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
-    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC and its kin: titles, links
-    r"|\x1b[ -/]*[0-~]"
-    r"|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
-)
 
 Frame = tuple[str, bytes]
-
-
-def plain(raw: bytes) -> str:
-    """Text that is safe to show: no escape sequences, no control characters but the tab."""
-    return _ESCAPES.sub("", raw.decode("utf-8", errors="replace"))
-
-
-def plain_text(raw: bytes) -> str:
-    """The same for several lines."""
-    return "\n".join(plain(line) for line in raw.split(b"\n"))
 
 
 class FrameReader:
