@@ -21,7 +21,8 @@ IGNORES = "trap '' TERM; echo ready; while :; do sleep 0.2; done"
 
 def free_port() -> int:
     """A port outside the ephemeral range on which nothing is bound."""
-    ports = random.sample(range(20000, 32000), 200)
+    # Seeds are set alike in every test process; equal ports would be the result.
+    ports = random.SystemRandom().sample(range(20000, 32000), 200)
     return next(port for port in ports if listeners.can_bind("", port) == ("free", None))
 
 

@@ -22,6 +22,7 @@ from domain.observation import Instance, Phase
 from domain.specs import PortRequest, RuntimeKind, ServiceSpec
 from tests.contract.kit import free_port
 from tests.waiting import wait_until
+from workers.runtimes import process_command
 from workers.runtimes import process_identity as processes
 from workers.runtimes.host_process import HostProcess
 from workers.runtimes.process_logs import ProcessLogs
@@ -465,10 +466,23 @@ def test_it_runs_as_its_user(home: Home) -> None:
     assert home.lines()[0] == "nobody"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may become anybody")
-def test_another_user_is_refused_without_root(home: Home) -> None:
-    with pytest.raises(PermissionRefused):
-        home.runtime.start(home.spec(user="root"))
+def test_another_user_is_refused_without_root_and_without_the_tool(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = home.spec(user="nobody")
+    monkeypatch.setattr(process_command, "DEFAULT_PATH", str(home.folder))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(PermissionRefused, match="setpriv"):
+        home.runtime.start(spec)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(PermissionRefused, match="only root"):
+        home.runtime.start(spec)
+
+
+def test_a_home_that_cannot_be_written_is_a_refusal(home: Home) -> None:
+    (home.folder / "run").write_text("in the way")
+
+    with pytest.raises((PermissionRefused, StartFailed)):
+        home.runtime.start(home.spec())
+    (home.folder / "run").unlink()
 
 
 def test_a_taken_port_names_its_holder(home: Home) -> None:

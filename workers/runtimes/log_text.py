@@ -13,3 +13,8 @@ _ESCAPES = re.compile(
 def plain(raw: bytes) -> str:
     """One line as text: no escape sequences, no control characters but the tab; what is not UTF-8 is replaced."""
     return _ESCAPES.sub("", raw.decode("utf-8", "replace"))
+
+
+def plain_text(raw: bytes) -> str:
+    """The same for several lines."""
+    return "\n".join(plain(line) for line in raw.split(b"\n"))

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 from domain.errors import StartFailed, TimedOut
+from workers.runtimes.log_text import plain_text
 from workers.runtimes.process_command import Command
 from workers.runtimes.protocol import ExecResult
 
@@ -46,7 +47,7 @@ def run_bounded(command: Command, timeout_s: float) -> ExecResult:
                 os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
     exit_code = 128 - code if code < 0 else code
-    return ExecResult(exit_code, output.decode("utf-8", "replace")[:OUTPUT_LIMIT])
+    return ExecResult(exit_code, plain_text(output)[:OUTPUT_LIMIT])
 
 
 def _read(process: "subprocess.Popen[bytes]", deadline: float) -> bytes:
