@@ -7,14 +7,21 @@ from typing import NoReturn
 import click
 
 from cli.command import Command
-from cli.errors import CliError
+from cli.errors import FAILED, INTERRUPTED, CliError
 from cli.invocation import Invocation, pass_invocation
 from cli.local import supervision
 from settings import Settings
 
 
 class _AskedToStop(BaseException):
-    """SIGTERM or SIGHUP arrived."""
+    """One of `_STOPPING` arrived."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+_STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 @click.command(cls=Command)
@@ -22,41 +29,47 @@ class _AskedToStop(BaseException):
 @click.option("--workers", type=int, metavar="N", help="How many worker processes.")
 @click.option("--port", type=int, metavar="N", help="The API's port (8081).")
 @click.option("--ws-port", type=int, metavar="N", help="The WebSocket gateway's port (8082).")
+@click.pass_context
 @pass_invocation
-def up(invocation: Invocation, detach: bool, workers: int | None, port: int | None, ws_port: int | None) -> None:
+def up(
+    invocation: Invocation,
+    ctx: click.Context,
+    detach: bool,
+    workers: int | None,
+    port: int | None,
+    ws_port: int | None,
+) -> None:
     """Start CLOS: API, WebSocket gateway, workers and scheduler, with an embedded Redis if none is named.
 
     In the foreground it runs until Ctrl-C or `clos down`. Services that it manages go on running.
     """
     environ = supervision.environ_of(invocation.home, invocation.options.get("config"))
     flags = {"api.port": port, "websocket.port": ws_port, "workers.processes": workers}
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGHUP, _stop)
+    for number in _STOPPING:
+        signal.signal(number, _stop)
+    ready = False
     try:
         started = supervision.start(environ, flags, lambda text: click.echo(text, err=True))
-    except _AskedToStop:
-        click.echo("stopped before it was ready", err=True)
-        return
-    _show(started.settings, detach)
-    if not detach:
-        _stay(started)
+        ready = True
+        _show(started.settings, detach)
+        if not detach:
+            _stay(started)
+    except _AskedToStop as asked:
+        click.echo("stopping CLOS; the services that it manages go on running", err=True)
+        supervision.stop(invocation.home)
+        if not ready:
+            ctx.exit(INTERRUPTED if asked.number == signal.SIGINT else FAILED)
 
 
-def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     # Once is enough: a second signal must not break off the stopping.
-    for again in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for again in _STOPPING:
         signal.signal(again, signal.SIG_IGN)
-    raise _AskedToStop
+    raise _AskedToStop(number)
 
 
 def _stay(started: supervision.Started) -> None:
-    try:
-        code = started.process.wait()
-    except (KeyboardInterrupt, _AskedToStop):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        click.echo("stopping CLOS; the services that it manages go on running", err=True)
-        supervision.stop(started.settings.home)
-        return
+    code = started.process.wait()
     supervision.stop(started.settings.home)
     if code:
         raise CliError(f"the supervisor ended with {code}; what it ran was stopped", hint="`clos up` starts it again")

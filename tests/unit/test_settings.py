@@ -196,10 +196,10 @@ def test_no_is_a_word_where_a_word_is_wanted(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     gone = tmp_path / "gone.yaml"
-    with pytest.raises(SettingsError, match="gone.yaml: No such file"):
+    with pytest.raises(SettingsError, match=r"gone\.yaml: No such file"):
         settings.load({"CLOS_HOME": str(tmp_path)}, config_path=gone)
     gone.write_bytes(b"\xff\xfe")
-    with pytest.raises(SettingsError, match="gone.yaml: 'utf-8' codec"):
+    with pytest.raises(SettingsError, match=r"gone\.yaml: 'utf-8' codec"):
         settings.load({"CLOS_HOME": str(tmp_path)}, config_path=gone)
 
 
