@@ -23,7 +23,7 @@ demo: ## Set up, then the main job on a sample group
 
 test: ## Set up, then every test that this machine can run, and what was left out
 	@scripts/setup test
-	@$(PY) -m pytest -n 2 -rs tests $(ARGS)
+	@scripts/run-tests $(ARGS)
 
 lint: ## Check style and format
 	@scripts/setup dev
@@ -40,7 +40,7 @@ imports: ## Check who may import whom
 
 faults: ## Run the full fault campaigns (ROUNDS=50)
 	@scripts/setup test
-	@$(PY) -m tests.faults --rounds $(ROUNDS)
+	@$(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 bench: ## Measure, and write tests/performance/results
 	@scripts/setup test

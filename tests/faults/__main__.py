@@ -1,0 +1,67 @@
+"""The fault campaigns: `python -m tests.faults --rounds 50 --seed 7 [--only killed_workers]`. Exit code 1 if one failed."""
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+
+from tests.conftest import missing
+from tests.faults import killed_workers, lost_messages
+
+
+def _killed(rounds: int, seed: int, docker: bool) -> tuple[bool, dict[str, object]]:
+    done = killed_workers.campaign(rounds, seed, docker)
+    wrong = [f"round {each.number} (kill after {each.after_s:.2f} s): {each.wrong}" for each in done if each.wrong]
+    slowest = max(each.ended_s for each in done)
+    return not wrong, {"rounds": rounds, "slowest_end_after_kill_s": round(slowest, 1), "wrong": wrong}
+
+
+def _messages(campaign: Callable[[int], dict[str, object]], count: int) -> tuple[bool, dict[str, object]]:
+    seen = campaign(count)
+    return seen["ended"] == {"completed": count} and seen["copies"] == {1: count}, seen
+
+
+def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict[str, object]]]]:
+    """Every campaign by name. A full run is 50 rounds; a sample takes fewer operations along as well."""
+    count = 100 if rounds >= 50 else 20
+    return {
+        "killed_workers_process": lambda: _killed(rounds, seed, False),
+        "killed_workers_docker": lambda: _killed(rounds, seed, True),
+        "redis_stopped": lambda: _messages(
+            lambda n: lost_messages.redis_stopped(n, 10.0 if rounds >= 50 else 4.0), count
+        ),
+        "redis_wiped": lambda: _messages(lost_messages.redis_wiped, count),
+        "delivered_twice": lambda: _messages(lost_messages.delivered_twice, count),
+    }
+
+
+def main() -> int:
+    """Run what was asked for, print one line of JSON each."""
+    words = argparse.ArgumentParser(prog="python -m tests.faults")
+    words.add_argument("--rounds", type=int, default=50)
+    words.add_argument("--seed", type=int, default=None)
+    words.add_argument("--only", default="")
+    asked = words.parse_args()
+    seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(2**31)
+    print(f"seed {seed}, {asked.rounds} rounds", flush=True)
+    failed = []
+    for name, campaign in campaigns(asked.rounds, seed).items():
+        if asked.only not in name:
+            continue
+        if "docker" in name and (why := missing("docker")):
+            print(json.dumps({"campaign": name, "left_out": why}), flush=True)
+            failed += [name] if os.environ.get("CI") == "true" else []
+            continue
+        began = time.monotonic()
+        well, seen = campaign()
+        print(json.dumps({"campaign": name, "ok": well, "took_s": round(time.monotonic() - began), **seen}), flush=True)
+        failed += [] if well else [name]
+    print("failed: " + ", ".join(failed) if failed else "all held")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
