@@ -88,23 +88,28 @@ def refuse_cycles(session: Session) -> None:
         raise DependencyCycle(named) from None
 
 
-def closure(session: Session, roots: Collection[str]) -> set[str]:
-    """Services and everything that they need."""
+def closure(session: Session, roots: Collection[str]) -> dict[str, str]:
+    """Services and everything that they need, each with its runtime."""
     return _reach(session, roots, ServiceDependency.service_id, ServiceDependency.depends_on)
 
 
 def dependents(session: Session, roots: Collection[str]) -> set[str]:
     """Everything that needs one of these services, however far, without them."""
-    return _reach(session, roots, ServiceDependency.depends_on, ServiceDependency.service_id) - set(roots)
+    return set(_reach(session, roots, ServiceDependency.depends_on, ServiceDependency.service_id)) - set(roots)
 
 
-def _reach(session: Session, roots: Collection[str], start: Any, end: Any) -> set[str]:
+def _reach(session: Session, roots: Collection[str], start: Any, end: Any) -> dict[str, str]:
     if not roots:
-        return set()
+        return {}
     reached = select(Service.id.label("id")).where(Service.id.in_(roots)).cte("reached", recursive=True)
     reached = reached.union(select(end).join(reached, start == reached.c.id))
     # A row that v1's tools left may name a service that is gone.
-    return set(session.scalars(select(reached.c.id).join(Service, Service.id == reached.c.id)))
+    return _runtimes(session, reached)
+
+
+def _runtimes(session: Session, source: Any) -> dict[str, str]:
+    rows = session.execute(select(Service.id, Service.runtime).join(source, Service.id == source.c.id))
+    return {row.id: row.runtime for row in rows.all()}
 
 
 def required_by(session: Session, service_ids: Collection[str]) -> list[str]:
@@ -155,19 +160,18 @@ def targets_for(
         GroupNotFound: there is no such group.
     """
     named = [service] if service is not None else _of_group(session, str(group), only)
-    taken = set(named)
     running: set[str] = set()
     if kind in ("start", "restart") and with_dependencies:
         roots = set(named)
         if group is not None:
             roots |= set(services_of(session, groups_needed(session, group)))
         taken = closure(session, roots)
-    elif kind == "stop":
-        running = _running(session, dependents(session, named))
-        if cascade:
-            taken |= running
-    held = taken - _external(session, taken)
-    locks = [service_target(each) for each in sorted(held)]
+    else:
+        if kind == "stop":
+            running = _running(session, dependents(session, named))
+        chosen = select(Service.id).where(Service.id.in_({*named, *(running if cascade else ())})).subquery()
+        taken = _runtimes(session, chosen)
+    locks = [service_target(each) for each, runtime in sorted(taken.items()) if runtime != RuntimeKind.EXTERNAL]
     if group is not None:
         locks.insert(0, group_target(group))
     return Targets(tuple(sorted(named)), tuple(sorted(taken)), tuple(locks), () if cascade else tuple(sorted(running)))
@@ -177,16 +181,6 @@ def _of_group(session: Session, group: str, only: Collection[str] | None) -> Seq
     groups.get(session, group)
     members = services_of(session, [group])
     return members if only is None else [each for each in members if each in only]
-
-
-def _external(session: Session, service_ids: Collection[str]) -> set[str]:
-    if not service_ids:
-        return set()
-    return set(
-        session.scalars(
-            select(Service.id).where(Service.id.in_(service_ids), Service.runtime == RuntimeKind.EXTERNAL.value)
-        )
-    )
 
 
 def _running(session: Session, service_ids: Collection[str]) -> set[str]:

@@ -9,7 +9,22 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, exists, func, or_, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    String,
+    bindparam,
+    exists,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import Session, aliased
 
 from domain.errors import ServiceNotFound
@@ -31,6 +46,8 @@ _table = Service.__table__
 _columns = _table.c
 _depended = aliased(Service)
 _HASHES_KEPT = 5000
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_NO_TEXT, _NO_NUMBER, _NO_FLAG = literal_column("''", String), literal_column("0", Integer), false()
 
 
 @dataclass(slots=True)
@@ -104,60 +121,83 @@ def one(session: Session, service_id: str) -> ServiceView:
     return found[0]
 
 
-def refuse_unknown(session: Session, service_id: str) -> None:
-    """Raises: ServiceNotFound: there is no such service."""
-    if session.scalar(select(Service.id).where(Service.id == service_id)) is None:
+def runtime_of(session: Session, service_id: str) -> str:
+    """What runs a service.
+
+    Raises:
+        ServiceNotFound: there is none.
+    """
+    found = session.scalar(select(Service.runtime).where(Service.id == service_id))
+    if found is None:
         raise ServiceNotFound(service_id)
+    return found
 
 
 def _views(session: Session, query: Select[Any]) -> list[ServiceView]:
-    views = {row.id: ServiceView(row) for row in session.execute(query)}
+    views = {row.id: ServiceView(row) for row in session.execute(query).all()}
     if views:
         _add_children(session, views)
         _add_drift(session, list(views.values()))
     return list(views.values())
 
 
-def _add_children(session: Session, views: dict[str, ServiceView]) -> None:
-    ids = list(views)
-    tags = select(ServiceTag.service_id, ServiceTag.tag).where(ServiceTag.service_id.in_(ids))
-    for service_id, tag in session.execute(tags.order_by(ServiceTag.tag)):
-        views[service_id].tags.append(tag)
-    variables = select(
-        ServiceEnvironment.service_id, ServiceEnvironment.key, ServiceEnvironment.value, ServiceEnvironment.secret
-    ).where(ServiceEnvironment.service_id.in_(ids))
-    for service_id, key, value, secret in session.execute(variables.order_by(ServiceEnvironment.key)):
-        if secret:
-            views[service_id].secrets.append(key)
-        else:
-            views[service_id].environment[key] = value
-    volumes = select(ServiceVolume.service_id, ServiceVolume.volume).where(ServiceVolume.service_id.in_(ids))
-    for service_id, volume in session.execute(volumes.order_by(ServiceVolume.position)):
-        views[service_id].volumes.append(volume)
-    networks = select(ServiceNetwork.service_id, ServiceNetwork.network).where(ServiceNetwork.service_id.in_(ids))
-    for service_id, network in session.execute(networks.order_by(ServiceNetwork.network)):
-        views[service_id].networks.append(network)
-    claims = select(PortClaim.__table__).where(PortClaim.service_id.in_(ids), PortClaim.source == "spec")
-    for claim in session.execute(claims.order_by(PortClaim.position)):
-        views[claim.service_id].claims.append(claim)
-    _add_dependencies(session, views, ids)
+def _child(kind: str, mapped: Any, a: Any, b: Any = _NO_TEXT, n: Any = _NO_NUMBER, flag: Any = _NO_FLAG) -> Select[Any]:
+    return select(
+        literal_column(f"'{kind}'").label("kind"),
+        mapped.service_id.label("service_id"),
+        a.label("a"),
+        b.label("b"),
+        n.label("n"),
+        flag.label("flag"),
+    ).where(mapped.service_id.in_(_IDS))
 
 
-def _add_dependencies(session: Session, views: dict[str, ServiceView], ids: Sequence[str]) -> None:
-    query = (
-        select(
-            ServiceDependency.service_id,
-            ServiceDependency.depends_on,
-            _depended.group_name,
-            _depended.name,
-            ServiceDependency.condition,
-            ServiceDependency.required,
-        )
-        .outerjoin(_depended, _depended.id == ServiceDependency.depends_on)
-        .where(ServiceDependency.service_id.in_(ids))
-        .order_by(ServiceDependency.depends_on)
+# One statement for all that hangs on services but ports and dependencies: each statement costs more than its rows.
+_CHILDREN = union_all(
+    _child("tag", ServiceTag, ServiceTag.tag),
+    _child(
+        "variable", ServiceEnvironment, ServiceEnvironment.key, ServiceEnvironment.value, flag=ServiceEnvironment.secret
+    ),
+    _child("volume", ServiceVolume, ServiceVolume.volume, n=ServiceVolume.position),
+    _child("network", ServiceNetwork, ServiceNetwork.network),
+).order_by("n", "a")
+_CLAIMS = (
+    select(PortClaim.__table__)
+    .where(PortClaim.service_id.in_(_IDS), PortClaim.source == "spec")
+    .order_by(PortClaim.position)
+)
+_DEPENDENCIES = (
+    select(
+        ServiceDependency.service_id,
+        ServiceDependency.depends_on,
+        _depended.group_name,
+        _depended.name,
+        ServiceDependency.condition,
+        ServiceDependency.required,
     )
-    for service_id, other, group, name, condition, required in session.execute(query):
+    .outerjoin(_depended, _depended.id == ServiceDependency.depends_on)
+    .where(ServiceDependency.service_id.in_(_IDS))
+    .order_by(ServiceDependency.depends_on)
+)
+
+
+def _add_children(session: Session, views: dict[str, ServiceView]) -> None:
+    ids = {"ids": list(views)}
+    for kind, service_id, a, b, _, flag in session.execute(_CHILDREN, ids).all():
+        view = views[service_id]
+        if kind == "tag":
+            view.tags.append(a)
+        elif kind == "volume":
+            view.volumes.append(a)
+        elif kind == "network":
+            view.networks.append(a)
+        elif flag:
+            view.secrets.append(a)
+        else:
+            view.environment[a] = b
+    for claim in session.execute(_CLAIMS, ids).all():
+        views[claim.service_id].claims.append(claim)
+    for service_id, other, group, name, condition, required in session.execute(_DEPENDENCIES, ids).all():
         views[service_id].depends_on.append((group, name or other, condition, bool(required)))
 
 

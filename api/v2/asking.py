@@ -74,6 +74,7 @@ def ask(
         service_id=service,
         parameters=parameters,
         initiated_by=principal().name,
+        steps=[],  # none yet, so that answering does not look for them
     )
     if not dry_run and verb in _DESIRED:
         registry_graph.want(session, targets.services, _DESIRED[verb])

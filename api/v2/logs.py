@@ -48,7 +48,7 @@ class Logs(MethodView):
     def get(self, args: dict[str, Any], service_id: str) -> Response:
         """Read a service's last lines (504 `logs_timeout` where no worker gives them within 5 s)"""
         with parts().record.read() as session:
-            registry_views.refuse_unknown(session, service_id)
+            registry_views.runtime_of(session, service_id)
         request_id = secrets.token_hex(16)
         try:
             parts().sender.read_logs(request_id, service_id, args["lines"], rfc3339(args.get("since")), args.get("q"))

@@ -33,7 +33,6 @@ from domain.specs import RuntimeKind
 from models import registry, registry_graph, registry_views, service_samples
 from models.operations import service_target
 from models.registry_views import Filter
-from models.services import Service
 
 blp = ClosBlueprint("services", __name__, url_prefix="/api/v2/services", description="What CLOS runs and watches")
 
@@ -135,8 +134,7 @@ class OneService(MethodView):
 
 def _ask(service_id: str, verb: str, body: dict[str, Any], **how: Any) -> Response:
     with unit_of_work() as session:
-        service: Service = registry.get(session, service_id)
-        if service.runtime == RuntimeKind.EXTERNAL:
+        if registry_views.runtime_of(session, service_id) == RuntimeKind.EXTERNAL:
             raise ValidationFailed({"runtime": [f"{service_id} is external: it is watched, never started or stopped."]})
         targets = registry_graph.targets_for(session, verb, service=service_id, **how)
         return accepted(ask(session, verb, body, targets, service=service_id))
@@ -207,7 +205,7 @@ class Metrics(MethodView):
         """Read its samples over a period"""
         period_s = PERIODS_S[args["period"]]
         with parts().record.read() as session:
-            registry_views.refuse_unknown(session, service_id)
+            registry_views.runtime_of(session, service_id)
             resolution_s, rows = service_samples.over(session, service_id, period_s)
             points = [point(row) for row in rows]
         return as_json({"period": args["period"], "resolution": resolution_s, "points": points})
