@@ -8,18 +8,20 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from flask import Flask, g, request
 from flask_jwt_extended import decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt import PyJWTError
+from sqlalchemy.orm import Session
 
 from api.errors import Forbidden, NotAuthenticated
 from api.parts import Parts, parts
 from domain.permissions import KNOWN, allows, permissions_of
 from models import access
+from models.access import ApiKey, User
 
 View = TypeVar("View", bound=Callable[..., Any])
 # How long a revoked key, session or role may still be believed.
@@ -38,6 +40,7 @@ class Principal:
     user_id: int
     session_id: str | None = None
     key_id: str | None = None
+    version: int = 0
     expires_at: float | None = None
 
     def may(self, permission: str) -> bool:
@@ -150,15 +153,28 @@ def by_key(key: str) -> Principal:
         NotAuthenticated: it is unknown, revoked or expired.
     """
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
-    found = _memory().recall(f"key:{digest}", lambda: _load_key(digest))
+    return _good_key(f"key:{digest}", lambda session: access.by_key_hash(session, digest))
+
+
+def by_key_id(key_id: str) -> Principal:
+    """Recognise an API key that was recognised before.
+
+    Raises:
+        NotAuthenticated: it was revoked or has expired since.
+    """
+    return _good_key(f"key-id:{key_id}", lambda session: access.by_key_id(session, key_id))
+
+
+def _good_key(name: str, find: Callable[[Session], tuple[ApiKey, User] | None]) -> Principal:
+    found = _memory().recall(name, lambda: _load_key(find))
     if found is None or (found.expires_at is not None and found.expires_at <= time.time()):
         raise NotAuthenticated("this API key is not known, or no longer good")
     return found
 
 
-def _load_key(digest: str) -> Principal | None:
+def _load_key(find: Callable[[Session], tuple[ApiKey, User] | None]) -> Principal | None:
     with parts().record.read() as session:
-        held = access.by_key_hash(session, digest)
+        held = find(session)
         if held is None:
             return None
         key, user = held
@@ -206,9 +222,7 @@ def by_session(user_id: int, session_id: str, version: Any, expires_at: float) -
     )
     if found is None or expires_at <= time.time():
         raise NotAuthenticated("this login has ended")
-    return Principal(
-        found.name, found.role, found.permissions, found.user_id, session_id=session_id, expires_at=expires_at
-    )
+    return replace(found, expires_at=expires_at)
 
 
 def _load_session(user_id: int, session_id: str, version: Any) -> Principal | None:
@@ -216,7 +230,8 @@ def _load_session(user_id: int, session_id: str, version: Any) -> Principal | No
         user = access.live_session(session, user_id, session_id)
         if user is None or user.token_version != version:
             return None
-        return Principal(user.username, user.role, permissions_of(user.role), user.id, session_id=session_id)
+        granted = permissions_of(user.role)
+        return Principal(user.username, user.role, granted, user.id, session_id=session_id, version=user.token_version)
 
 
 class Memory:

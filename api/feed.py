@@ -78,6 +78,12 @@ class FeedReader:
             self._listeners[self._numbers] = listener
             return self._numbers, self.position
 
+    @contextmanager
+    def paused(self) -> Iterator[int]:
+        """Hand nothing out inside the block; gives the position."""
+        with self._lock:
+            yield self.position
+
     def leave(self, number: int) -> None:
         """Listen no longer."""
         with self._lock:

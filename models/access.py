@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, ForeignKey, String, Text, func, select, text, update
+from sqlalchemy import Boolean, ColumnElement, ForeignKey, String, Text, func, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, BigId, now
@@ -73,10 +73,19 @@ def user_named(session: Session, username: str) -> User | None:
 
 def by_key_hash(session: Session, digest: str) -> tuple[ApiKey, User] | None:
     """The key of that SHA-256 and its user, if neither was revoked, disabled or has expired."""
+    return _good_key(session, ApiKey.key_hash == digest)
+
+
+def by_key_id(session: Session, key_id: str) -> tuple[ApiKey, User] | None:
+    """The key of that id and its user, under the same conditions."""
+    return _good_key(session, ApiKey.id == key_id)
+
+
+def _good_key(session: Session, which: ColumnElement[bool]) -> tuple[ApiKey, User] | None:
     row = session.execute(
         select(ApiKey, User)
         .join(User, User.id == ApiKey.user_id)
-        .where(ApiKey.key_hash == digest, ApiKey.revoked_at.is_(None), User.disabled.is_(False))
+        .where(which, ApiKey.revoked_at.is_(None), User.disabled.is_(False))
     ).first()
     if row is None or (row[0].expires_at is not None and row[0].expires_at <= now()):
         return None

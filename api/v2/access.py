@@ -159,6 +159,7 @@ def ws_ticket(_body: dict[str, Any]) -> dict[str, Any]:
     stands_for = {
         "user_id": asked_by.user_id,
         "session_id": asked_by.session_id,
+        "version": asked_by.version,
         "key_id": asked_by.key_id,
         "expires_at": asked_by.expires_at,
     }
