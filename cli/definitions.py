@@ -23,16 +23,18 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: ARG002
         """As SafeLoader does, but a key may stand only once and is text."""
+        seen = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
+            if key_node.value in seen:
+                problem = f"{key_node.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key_node.value)
         self.flatten_mapping(node)
         found: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool) and key is not None:
-                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
-            name = key if isinstance(key, str) else str(key_node.value)
-            if name in found:
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands twice", key_node.start_mark)
-            found[name] = self.construct_object(value_node, deep=True)
+            found[str(key_node.value)] = self.construct_object(value_node, deep=True)
         return found
 
 
@@ -87,9 +89,12 @@ def parse(text: str, where: str) -> Any:
     """
     try:
         if text.lstrip().startswith("{"):
-            return json.loads(text, object_pairs_hook=_once)
-        _limit(text)
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+            found = json.loads(text, object_pairs_hook=_once)
+        else:
+            _limit(text)
+            found = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        _count(found, 0, 0)
+        return found
     except yaml.MarkedYAMLError as broken:
         line = f":{broken.problem_mark.line + 1}" if broken.problem_mark else ""
         raise CliError(f"{where}{line}: not valid YAML: {broken.problem}", USAGE) from broken
@@ -126,6 +131,20 @@ def _limit(text: str) -> None:
         if depth > _MAX_DEPTH or aliases > _MAX_ALIASES or nodes > _MAX_NODES:
             line = event.start_mark.line + 1 if event.start_mark else "?"
             raise ValueError(f"line {line}: too deep, too large or too many aliases")
+
+
+def _count(value: Any, depth: int, nodes: int) -> int:
+    """How many values there are once every alias stands for itself.
+
+    Raises:
+        ValueError: too many, too deep, or it holds itself.
+    """
+    if depth > _MAX_DEPTH or nodes > _MAX_NODES:
+        raise ValueError("too deep, too large or too many aliases")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for one in inner:
+        nodes = _count(one, depth + 1, nodes)
+    return nodes + 1
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.client import Client, Credentials, elsewhere, read_credentials
 from cli.errors import Unreachable
 from cli.output import Printer
+
+if TYPE_CHECKING:
+    from cli.client import Client, Credentials
 
 T = TypeVar("T")
 
@@ -46,12 +48,14 @@ class Invocation:
         return self.options.get("url") or os.environ.get("CLOS_URL")
 
     @cached_property
-    def client(self) -> Client:
+    def client(self) -> "Client":
         """A client that answers: CLOS is brought up where nothing runs on this home.
 
         Raises:
             Unreachable: it does not run, and may not or cannot be started.
         """
+        from cli.client import Client, elsewhere, read_credentials
+
         own = read_credentials(self.home)
         if self.url:
             return Client(elsewhere(self.url, own))
@@ -65,10 +69,11 @@ class Invocation:
                     raise client.unreachable(gone) from gone
         return Client(self._bring_up())
 
-    def _bring_up(self) -> Credentials:
+    def _bring_up(self) -> "Credentials":
         where = f"CLOS is not running on {self.home}"
         if self.options.get("no_up"):
             raise Unreachable(where, hint="start it with `clos up -d`, or leave out --no-up")
+        from cli.client import read_credentials
         from cli.local import supervision
 
         config = self.options.get("config") or os.environ.get("CLOS_CONFIG")

@@ -33,7 +33,7 @@ def _common(command: Any) -> Any:
 
 @click.command(cls=Command)
 @_common
-@click.option("--no-deps", is_flag=True, help="Leave out what the service depends on.")
+@click.option("--no-deps", is_flag=True, help="Leave out what it depends on.")
 @click.option("--on-conflict", type=click.Choice(["fail", "migrate", "ask"]), help="What to do about a taken port.")
 @pass_invocation
 def start(invocation: Invocation, target: str, no_deps: bool, on_conflict: str | None, **how: Any) -> int:
@@ -44,12 +44,10 @@ def start(invocation: Invocation, target: str, no_deps: bool, on_conflict: str |
     found = targets.find(invocation.client, target)
     body = _body(invocation.client, found, how)
     if no_deps:
-        _only("service", found, "--no-deps")
         body["no_deps"] = True
     if on_conflict:
-        _only("group", found, "--on-conflict")
         body["on_conflict"] = on_conflict
-    if how["timeout"] and found.kind == "group":
+    if how["timeout"]:
         body["timeout"] = how["timeout"]
     return _run(invocation, found, "start", body, how)
 
@@ -82,7 +80,10 @@ def restart(invocation: Invocation, target: str, **how: Any) -> int:
     TARGET is a group, or a service by its name, its id or group/service.
     """
     found = targets.find(invocation.client, target)
-    return _run(invocation, found, "restart", _body(invocation.client, found, how), how)
+    body = _body(invocation.client, found, how)
+    if how["timeout"]:
+        body["timeout"] = how["timeout"]
+    return _run(invocation, found, "restart", body, how)
 
 
 def _only(kind: str, found: targets.Target, option: str) -> None:
@@ -227,7 +228,8 @@ def _summary(invocation: Invocation, found: targets.Target, verb: str, ended: Op
             ("URL", address),
         ],
     )
-    dependents = (ended.get("result") or {}).get("running_dependents")
+    told = {**(ended.get("parameters") or {}), **(ended.get("result") or {})}
+    dependents = told.get("running_dependents")
     if dependents:
         printer.say(f"still running and depending on it: {inert(', '.join(map(str, dependents)))}")
 

@@ -31,7 +31,7 @@ _LISTENERS: list[Column] = [
     ("PORT", lambda one: one.get("port")),
     ("PROTOCOL", lambda one: one.get("protocol")),
     ("ADDRESS", lambda one: one.get("host_ip")),
-    ("HOLDER", lambda one: ", ".join(holder_name(h) for h in _holders(one))),
+    ("HOLDER", lambda one: holder_name(one) if one.get("pid") or one.get("name") else None),
 ]
 _ENTRIES: list[Column] = [
     ("ADDRESS", lambda one: one.get("host_ip")),

@@ -1,4 +1,4 @@
-"""The shop's API: asks the store at STORE_URL, answers `GET /stock` and `/health`. Ends at once if there is no store."""
+"""The shop's API: asks the store at STORE_URL, answers `GET /stock` and `/health`. Without a store it ends at once."""
 
 import json
 import os
