@@ -14,10 +14,7 @@ from domain.errors import ValidationFailed
 from domain.specs import RuntimeKind
 from models import ports
 from models.ports import PortClaim, PortLease
-from models.registry_verdicts import record_scan, verdict
 from models.services import Service
-
-__all__ = ["claim", "lease_all", "leases_of", "record_scan", "release", "verdict"]
 
 Request = Mapping[str, Any]
 

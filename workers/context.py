@@ -40,6 +40,7 @@ class Context:
     claims: Claims
     limits: Limits = field(default_factory=Limits)
     stopping: threading.Event = field(default_factory=threading.Event)
+    own_ports: frozenset[int] = frozenset()
     retention_s: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from domain.errors import ClosError
 from domain.events import EventType, Severity
@@ -44,22 +44,25 @@ def _due(context: Context) -> Sequence[ServiceSpec]:
     up = (ServiceStatus.RUNNING.value, ServiceStatus.UNHEALTHY.value, ServiceStatus.STARTING.value)
     with context.record.read() as session:
         locked = set(session.scalars(select(OperationLock.target)))
-        services = session.scalars(
-            select(Service).where(
+        checked = session.execute(
+            select(Service.id, Service.last_health_check, Service.health_check_interval).where(
                 Service.health_check_enabled,
                 or_(Service.health_check_type.is_not(None), Service.health_url.is_not(None)),
                 or_(Service.status.in_(up), Service.runtime == RuntimeKind.EXTERNAL.value),
             )
         ).all()
-        return [
-            service.spec()
-            for service in services
-            if service_target(service.id) not in locked
+        due = [
+            row.id
+            for row in checked
+            if service_target(row.id) not in locked
             and (
-                service.last_health_check is None
-                or service.last_health_check + timedelta(seconds=service.health_check_interval) <= at
+                row.last_health_check is None
+                or row.last_health_check + timedelta(seconds=row.health_check_interval) <= at
             )
         ]
+        return (
+            [service.spec() for service in session.scalars(select(Service).where(Service.id.in_(due)))] if due else []
+        )
 
 
 def _probe(context: Context, spec: ServiceSpec) -> ProbeResult:
@@ -73,7 +76,7 @@ def _probe(context: Context, spec: ServiceSpec) -> ProbeResult:
 
 def _note(session: Session, spec: ServiceSpec, result: ProbeResult) -> bool:
     """Write one result. Whether readers must be told."""
-    service = session.get(Service, spec.id)
+    service = session.get(Service, spec.id, options=[lazyload("*")])
     if service is None:
         return False
     service.last_health_check = now()

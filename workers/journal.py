@@ -6,7 +6,7 @@ Every write names the claim's fence, so a worker that lost its claim writes noth
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from bus.feed import Feed
 from domain.errors import ClosError, DependencyFailed
@@ -67,7 +67,7 @@ class Journal:
         for step in plan.steps:
             if step.action not in (Action.START, Action.CREATE) or not step.depends_on:
                 continue
-            service = session.get(Service, step.target)
+            service = _service(session, step.target)
             providers = sorted({need.split(":", 1)[1] for need in step.depends_on} - {step.target})
             if service is not None and providers:
                 service.waiting_for = [
@@ -160,7 +160,7 @@ class Journal:
         with self._record.write() as session:
             operation = self._held(session)
             for service_id in unreached:
-                service = session.get(Service, service_id)
+                service = _service(session, service_id)
                 if service is not None and service.status in ("starting", "stopping"):
                     _set_status(session, operation, service_id, ServiceStatus.UNKNOWN, "the operation ended", [])
         self._feed.wake()
@@ -184,6 +184,11 @@ class Journal:
                 session, operation, status, result=dict(result or {}), error=dict(error) if error else None
             )
         self._feed.wake()
+
+
+def _service(session: Session, service_id: str) -> Service | None:
+    """A service's row alone: its children are not needed to say how it is."""
+    return session.get(Service, service_id, options=[lazyload("*")])
 
 
 def _row(step: Step, position: int) -> OperationStep:
@@ -226,7 +231,7 @@ def _set_instance(
 
 
 def _record_instance(session: Session, service_id: str, instance: Instance, health: HealthStatus | None = None) -> None:
-    service = session.get(Service, service_id)
+    service = _service(session, service_id)
     if service is None:
         return
     service.container_id = instance.ref if service.runtime == "docker" else None
@@ -255,7 +260,7 @@ def _set_status(
     reason: str,
     waiting: list[dict[str, Any]] | None = None,
 ) -> None:
-    service = session.get(Service, service_id)
+    service = _service(session, service_id)
     if service is None:
         return
     if waiting is not None:

@@ -41,19 +41,23 @@ _OTHER_THREADS = 6
 _STOP_LIMIT_S = 8.0
 _REDIS_LIMIT_S = 30.0
 _POLL_S = 0.2
+_ENGINE_EVERY_S = 15.0
+_ENGINE_POOL = 40
 # What a service gets of the environment in which `clos up` was called (interface.md).
 _INHERITED = ("PATH", "HOME", "USER", "SHELL", "LANG", "TMPDIR")
 
 
-def make_runtimes(configured: settings.Settings, environ: Mapping[str, str]) -> dict[str, Runtime]:
-    """Every runtime of this host. Nothing is connected to yet."""
+def make_engine(configured: settings.Settings) -> DockerEngine:
+    """The runtime `docker`. Nothing is connected to yet."""
+    return DockerEngine(
+        configured.docker.host, configured.instance_id, timeout_s=configured.docker.timeout_s, max_pool=_ENGINE_POOL
+    )
+
+
+def make_processes(configured: settings.Settings, environ: Mapping[str, str]) -> HostProcess:
+    """The runtime `process`."""
     inherited = {name: environ[name] for name in _INHERITED if name in environ}
-    return {
-        "docker": DockerEngine(
-            configured.docker.host, configured.instance_id, timeout_s=configured.docker.timeout_s, max_pool=40
-        ),
-        "process": HostProcess(configured.home, configured.instance_id, inherited),
-    }
+    return HostProcess(configured.home, configured.instance_id, inherited)
 
 
 def make_context(
@@ -74,6 +78,7 @@ def make_context(
         claims=Claims(record, worker, stopping),
         limits=Limits(parallel_steps=configured.performance.max_parallel_steps),
         stopping=stopping,
+        own_ports=frozenset({configured.api.port, configured.websocket.port}),
         retention_s={
             "events": configured.monitoring.events_retention_s,
             "operations": configured.monitoring.operations_retention_s,
@@ -89,7 +94,11 @@ class WorkerProcess:
         self._stopping = threading.Event()
         self._asked_to_stop = threading.Event()
         self._broker = make_broker(configured.redis_url())
-        self._context = make_context(configured, self._broker, make_runtimes(configured, environ), self._stopping)
+        self._docker_engine = make_engine(configured)
+        runtimes: dict[str, Runtime] = {"docker": self._docker_engine, "process": make_processes(configured, environ)}
+        self._context = make_context(configured, self._broker, runtimes, self._stopping)
+        self._engine: dict[str, Any] = {}
+        self._ask_engine_at = 0.0
         self._presence = Presence(
             self._context.record, "worker", identity(), lambda: {"docker": self._docker(), "held": self._held()}
         )
@@ -121,13 +130,19 @@ class WorkerProcess:
         return self._context.claims.held()
 
     def _docker(self) -> dict[str, Any]:
-        engine = self._context.runtimes["docker"]
-        if not isinstance(engine, DockerEngine):
-            return {"status": "absent"}
+        """What `/health` says of the engine. It is asked seldom: an operation that needs it finds out by itself."""
+        if time.monotonic() >= self._ask_engine_at:
+            self._ask_engine_at = time.monotonic() + _ENGINE_EVERY_S
+            self._engine = self._ask_engine()
+        return self._engine
+
+    def _ask_engine(self) -> dict[str, Any]:
         try:
-            return {"status": "ok", "detail": None, **engine.engine_info()}
+            return {"status": "ok", "detail": None, **self._docker_engine.engine_info()}
         except EngineUnreachable as refusal:
-            return {"status": "failed", "detail": refusal.message}
+            # Where none was ever seen there may be none at all, which is no fault.
+            seen = self._engine.get("status", "absent") != "absent"
+            return {"status": "failed" if seen else "absent", "detail": refusal.message}
 
     def run(self) -> int:
         """Work until SIGTERM or SIGINT. The exit code."""

@@ -9,7 +9,7 @@ from bus.messages import PORT_TICK, RUN_PORT_OPERATION
 from bus.schedule import LISTENERS
 from domain.observation import Listener
 from domain.states import OperationStatus
-from models import registry_ports
+from models import registry_verdicts
 from models.base import now
 from models.ports import SeenListener
 from models.record import Record
@@ -40,7 +40,7 @@ def check(context: Context, claim: Claim, port: int) -> None:
     try:
         scan(context.record)
         with context.record.read() as session:
-            verdict = registry_ports.verdict(session, port)
+            verdict = registry_verdicts.verdict(session, port, context.own_ports)
         journal.finish(OperationStatus.COMPLETED, verdict)
     except OSError as refusal:
         journal.finish(
@@ -64,7 +64,7 @@ def scan(record: Record) -> int:
             session.execute(delete(SeenListener).where(SeenListener.id.in_(gone)))
         if new:
             session.execute(insert(SeenListener), new)
-        registry_ports.record_scan(session, at)
+        registry_verdicts.record_scan(session, at)
     return len(seen)
 
 

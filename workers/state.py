@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from domain.errors import OperationInProgress
 from domain.events import EventType, Severity
@@ -18,6 +18,7 @@ from models.base import now
 from models.operations import OperationLock, service_target
 from models.services import Service
 from workers.context import Context
+from workers.runtimes.host_process import HostProcess
 
 log = structlog.get_logger()
 _FIRST_BACK_OFF_S = 1.0
@@ -43,6 +44,9 @@ def collect(context: Context) -> None:
     for operation_id, type_ in sent:
         context.outbox.operation(operation_id, type_)
     context.feed.wake()
+    for runtime in context.runtimes.values():
+        if isinstance(runtime, HostProcess):
+            runtime.rotate_logs()
 
 
 def _look(context: Context, kind: str) -> Mapping[str, Instance] | None:
@@ -62,7 +66,8 @@ def _compare(
     session: Session, seen: Mapping[str, Mapping[str, Instance] | None], locked: set[str], began_at: datetime
 ) -> list[tuple[Service, str]]:
     restarts: list[tuple[Service, str]] = []
-    for service in session.scalars(select(Service)):
+    # Without their children: a thousand services are looked at while the write lock is held.
+    for service in session.scalars(select(Service).options(lazyload("*"))):
         if service.runtime not in seen or service_target(service.id) in locked:
             continue
         if service.observed_at is not None and service.observed_at > began_at:
