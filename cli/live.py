@@ -170,7 +170,7 @@ class Watch:
                 operation = self._read(operation_id)
                 heard_at = time.monotonic()
             elif event:
-                _apply(operation, event.get("data") or {})
+                _apply(operation, event.get("data") or {}, event["timestamp"])
             self._on_change(operation)
         return operation
 
@@ -202,7 +202,7 @@ class Watch:
             pause_s = min(pause_s * 2, 1.0)
 
 
-def _apply(operation: Operation, data: Mapping[str, Any]) -> None:
+def _apply(operation: Operation, data: Mapping[str, Any], at: str) -> None:
     """Bring an operation up to an event. What was read later than the event happened is not set back."""
     if data.get("status") and data["status"] not in FINAL:
         operation["status"] = data["status"]
@@ -218,5 +218,8 @@ def _apply(operation: Operation, data: Mapping[str, Any]) -> None:
         if known.get("id") == step.get("id"):
             if _RANK.get(str(step.get("status")), 0) >= _RANK.get(str(known.get("status")), 0):
                 known.update(step)
+                known["started_at"] = known.get("started_at") or at
+                if known.get("status") not in ("pending", "running"):
+                    known["ended_at"] = known.get("ended_at") or at
             return
     steps.append(dict(step))

@@ -68,6 +68,8 @@ class Printer:
         self.form = form or "table"
         self.quiet = quiet
         self.verbose = verbose
+        # Set where messages are part of the answer: a story in one stream keeps its order.
+        self.one_stream = False
         self.colour = coloured(sys.stdout, colour)
         self.colour_err = coloured(sys.stderr, colour)
 
@@ -83,7 +85,7 @@ class Printer:
     def say(self, text: str) -> None:
         """A message that is no part of the answer."""
         if not self.quiet:
-            click.echo(text, err=True, color=self.colour_err)
+            click.echo(text, err=not self.one_stream, color=self.colour_err)
 
     def detail(self, text: str) -> None:
         """A message for `-v`."""
@@ -92,11 +94,11 @@ class Printer:
 
     def error(self, text: str, *, hint: str = "", lines: Iterable[str] = ()) -> None:
         """What went wrong, why, and what to do."""
-        click.echo(f"{self.paint_err('Error:', 'red')} {inert(text)}", err=True, color=self.colour_err)
-        for line in lines:
-            click.echo(f"  {inert(line)}", err=True, color=self.colour_err)
+        facts = [f"  {inert(line)}" for line in lines]
         if hint:
-            click.echo(f"  {self.paint_err('Hint:', 'cyan')} {inert(hint)}", err=True, color=self.colour_err)
+            facts.append(f"  {self.paint_err('Hint:', 'cyan')} {inert(hint)}")
+        for line in [f"{self.paint_err('Error:', 'red')} {inert(text)}", *facts]:
+            click.echo(line, err=not self.one_stream, color=self.colour_err)
 
     def paint(self, text: str, colour: str | None) -> str:
         """Colour for stdout. `text` must be inert already."""

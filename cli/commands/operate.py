@@ -208,7 +208,9 @@ def _failed_steps(operation: Operation) -> list[str]:
 
 def _left_out(operation: Operation) -> list[str]:
     steps = operation.get("steps") or []
-    left = [str(step.get("target")) for step in steps if step.get("status") == "skipped"]
+    failed = {step.get("target") for step in steps if step.get("status") == "failed"}
+    skipped = [step.get("target") for step in steps if step.get("status") == "skipped"]
+    left = [str(target) for target in skipped if target not in failed]
     return [f"not attempted: {', '.join(dict.fromkeys(left))}"] if left else []
 
 

@@ -53,6 +53,7 @@ class _Scene:
         self._invocation = invocation
         self._client: Client = invocation.client
         self._printer = invocation.printer
+        self._printer.one_stream = True
         self._number = 0
         self.title(f"CLOS is up on {invocation.home}")
 
@@ -128,11 +129,12 @@ class _Scene:
 
     def _start(self) -> Operation:
         try:
-            asked = self._client.post(f"/groups/{GROUP}/start", {"wait_for": True})
+            asked = self._client.post(f"/groups/{GROUP}/start")
         except ApiError as refused:
-            raise CliError(
-                f"the start was refused: {refused.message}", refused.exit_code, lines=refused.lines
-            ) from None
+            if refused.code != "operation_in_progress":
+                raise
+            # Somebody has started it already, perhaps a demo that was interrupted.
+            asked = {"id": refused.problem["operation_id"]}
         return watch(self._invocation, asked, _START_S)
 
     def farewell(self) -> int:

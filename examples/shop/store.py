@@ -28,6 +28,10 @@ class Store(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def log_message(self, form: str, *values: object) -> None:
+        if self.path != "/health":
+            print(form % values, flush=True)
+
 
 if __name__ == "__main__":
     address = os.environ.get("HOST", "127.0.0.1"), int(os.environ["PORT"])
