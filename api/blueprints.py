@@ -43,7 +43,10 @@ class ClosBlueprint(Blueprint):  # type: ignore[misc]
         return made
 
     def arguments(self, schema: Any, **options: Any) -> Callable[[View], View]:
-        """As flask-smorest's, with a type."""
+        """As flask-smorest's, with a type. A body without required fields need not be sent."""
+        if options.get("location", "json") == "json":
+            known = schema() if isinstance(schema, type) else schema
+            options.setdefault("required", any(field.required for field in known.fields.values()))
         made: Callable[[View], View] = super().arguments(schema, **options)
         return made
 

@@ -150,10 +150,10 @@ def problem(
     *,
     errors: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
-    **facts: Any,
+    facts: Mapping[str, Any] | None = None,
 ) -> Response:
     """The answer that tells of an error. `facts` stand beside the standard members."""
-    body: dict[str, Any] = dict(facts)
+    body: dict[str, Any] = dict(facts or {})
     body |= {
         "type": f"urn:clos:error:{code}",
         "title": HTTPStatus(status).phrase,
@@ -193,7 +193,7 @@ def _from_fact(error: ClosError) -> Response:
         headers["Retry-After"] = str(getattr(error, "retry_after_s", 1))
     facts = error.facts | ({"hint": error.hint} if error.hint else {})
     errors = flatten(error.errors) if isinstance(error, ValidationFailed) else None
-    return problem(status, error.code, error.message, errors=errors, headers=headers, **facts)
+    return problem(status, error.code, error.message, errors=errors, headers=headers, facts=facts)
 
 
 def _from_http(error: HTTPException) -> Response:

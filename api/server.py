@@ -1,6 +1,7 @@
 """gunicorn, run from within: what API and gateway have in common."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from settings import Settings
 
 _log = structlog.get_logger()
 HEADERS_TIMEOUT_S = 10.0
+LINGER_S = 0.3
 THREADS = 32
 
 
@@ -38,6 +40,16 @@ class ClosWorker(ThreadWorker):  # type: ignore[misc]
         if self.alive:
             threading.Thread(target=self.app.stopping, name="clos-stopping", daemon=True).start()
         super().handle_exit(sig, frame)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        # Two seconds of waiting for nobody would be most of what `clos down` may take.
+        super()._cap_keepalive(min(deadline, time.monotonic() + LINGER_S))
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Its answer is out."""
+        super().finish_request(conn, fs)
+        if not self.alive:
+            self._cap_keepalive(time.monotonic() + LINGER_S)
 
     def handle_error(self, _req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
         """Answer what is not even HTTP."""

@@ -50,7 +50,7 @@ def cancel(session: Session, operation: Operation) -> None:
     """
     status = OperationStatus(operation.status)
     if status in FINAL:
-        raise OperationFinal(f"operation {operation.id} has ended", operation_id=operation.id, status=status.value)
+        raise OperationFinal(f"operation {operation.id} has ended", operation_id=operation.id)
     if status not in CLAIMED:
         reason = Cancelled("it was cancelled before anybody worked on it")
         finish(session, operation, OperationStatus.CANCELLED, error=reason.as_dict())

@@ -133,7 +133,7 @@ def refresh(body: dict[str, Any]) -> Response:
 
 @blp.route("/logout", methods=["POST"])
 @requires("self")
-@blp.arguments(Empty, required=False)
+@blp.arguments(Empty)
 @blp.response(204)
 def logout(_body: dict[str, Any]) -> Response:
     """Log out
@@ -151,7 +151,7 @@ def logout(_body: dict[str, Any]) -> Response:
 
 @blp.route("/ws-ticket", methods=["POST"])
 @requires("self")
-@blp.arguments(Empty, required=False)
+@blp.arguments(Empty)
 @blp.response(200, TicketSchema)
 def ws_ticket(_body: dict[str, Any]) -> dict[str, Any]:
     """Get a ticket for the WebSocket gateway"""

@@ -134,7 +134,7 @@ def _wait(operation_id: str, timeout_s: float) -> dict[str, Any]:
 @blp.route("/<string:operation_id>/cancel", methods=["POST"])
 @requires("operations:cancel")
 @idempotent
-@blp.arguments(Empty, required=False)
+@blp.arguments(Empty)
 @blp.response(202, OperationSchema)
 def cancel(_body: dict[str, Any], operation_id: str) -> Response:
     """Cancel an operation
@@ -151,7 +151,7 @@ def cancel(_body: dict[str, Any], operation_id: str) -> Response:
 @blp.route("/<string:operation_id>/retry", methods=["POST"])
 @requires("operations:read")
 @idempotent
-@blp.arguments(Empty, required=False)
+@blp.arguments(Empty)
 @blp.response(202, OperationSchema)
 def retry(_body: dict[str, Any], operation_id: str) -> Response:
     """Try an operation again
