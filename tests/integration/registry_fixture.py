@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +18,7 @@ from api.app import create_app
 from models.record import Record
 from models.services import Service
 from tests.integration.api_fixture import postgres_server
-from tests.integration.rig import Rig, free_port, rig
+from tests.integration.rig import ROOT, Rig, rig
 
 API_PORT = 18081
 
@@ -92,4 +95,14 @@ def asked_api(database: str) -> Iterator[Asked]:
         yield asked
 
 
-__all__ = ["API_PORT", "Asked", "asked_api", "free_port"]
+@contextlib.contextmanager
+def migrated_record(database: str) -> Iterator[Record]:
+    """An empty record on `sqlite` or `postgres`, through `alembic upgrade head`."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clos-record-"))
+        url = stack.enter_context(postgres_server()) if database == "postgres" else f"sqlite:///{folder}/registry.db"
+        command = [sys.executable, "-m", "alembic", "-x", f"url={url}", "upgrade", "head"]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        record = Record(url, pool=2)
+        stack.callback(record.close)
+        yield record
