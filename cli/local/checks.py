@@ -19,7 +19,7 @@ from cli.errors import CliError
 from cli.local import embedded_redis, readiness, registry, running
 from cli.local.process_manager import STOPPED_STATES, Control, UnixConnection, socket_path
 from cli.local.supervision import ROOT, holders_of
-from settings import VERSION, Settings
+from settings import VERSION, Settings, SettingsError
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _PROBE_S = 3.0
@@ -56,7 +56,7 @@ def every(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
     for name, look in looks:
         try:
             yield from look()
-        except (OSError, ValueError, RuntimeError) as broken:
+        except (OSError, ValueError, RuntimeError, SettingsError, subprocess.SubprocessError) as broken:
             yield Check(name, FAIL, f"could not look: {type(broken).__name__}: {broken}", "tell its author")
 
 

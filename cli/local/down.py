@@ -31,6 +31,9 @@ def down(invocation: Invocation, services: bool) -> None:
             raise CliError("CLOS does not run, so it cannot stop services", hint="`clos up -d` first")
         _stop_services(client)
     left = _still_running(client) if client else []
+    if client:
+        # A connection kept open would make the API wait for it.
+        client.close()
     if not supervision.stop(home):
         click.echo(f"CLOS does not run on {home}", err=True)
         return

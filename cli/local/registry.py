@@ -93,17 +93,23 @@ def bring_up_to_date(
         )
     if path is not None and current is not None:
         say(f"registry: from {current} to {head}; the copy before it: {_backup(path, current)}")
-    ran = subprocess.run(
-        [python, "-m", "alembic", "upgrade", "head"],
-        cwd=root,
-        env=dict(environ),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=_MIGRATE_S,
-        umask=0o077,
-        check=False,
-    )
+    try:
+        ran = subprocess.run(
+            [python, "-m", "alembic", "upgrade", "head"],
+            cwd=root,
+            env=dict(environ),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_MIGRATE_S,
+            umask=0o077,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as endless:
+        raise CliError(
+            f"the registry was not migrated within {_MIGRATE_S:g} s",
+            hint="another program may hold it; see `clos doctor`",
+        ) from endless
     if ran.returncode:
         raise CliError("the registry could not be migrated", lines=tuple((ran.stderr or ran.stdout).splitlines()[-5:]))
 
