@@ -1,4 +1,4 @@
-"""The fault campaigns: `python -m tests.faults --rounds 50 --seed 7 [--only killed_workers]`. Exit code 1 if one failed."""
+"""The fault campaigns: `python -m tests.faults --rounds 50 --seed 7 [--only killed_workers]`."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from tests.conftest import missing
-from tests.faults import killed_workers, lost_messages
+from tests.faults import cut_clients, killed_workers, lost_messages, stopped_processes
 
 
 def _killed(rounds: int, seed: int, docker: bool) -> tuple[bool, dict[str, object]]:
@@ -24,6 +24,22 @@ def _messages(campaign: Callable[[int], dict[str, object]], count: int) -> tuple
     return seen["ended"] == {"completed": count} and seen["copies"] == {1: count}, seen
 
 
+def _cut(cuts: int, seed: int) -> tuple[bool, dict[str, object]]:
+    seen = cut_clients.campaign(cuts, seed)
+    return bool(seen["identical"]) and seen["operation"] == "completed", seen
+
+
+def _terminated(count: int) -> tuple[bool, dict[str, object]]:
+    seen = stopped_processes.terminated(count)
+    well = seen["ended"] == {"completed": count} and seen["copies"] == {1: count} and not seen["strange"]
+    return well and bool(seen["in_time"]), seen
+
+
+def _repeated() -> tuple[bool, dict[str, object]]:
+    seen = stopped_processes.repeated_posts()
+    return bool(seen["one"]) and seen["copies"] == {1: 1}, seen
+
+
 def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict[str, object]]]]:
     """Every campaign by name. A full run is 50 rounds; a sample takes fewer operations along as well."""
     count = 100 if rounds >= 50 else 20
@@ -34,6 +50,9 @@ def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict
             lambda n: lost_messages.redis_stopped(n, 10.0 if rounds >= 50 else 4.0), count
         ),
         "redis_wiped": lambda: _messages(lost_messages.redis_wiped, count),
+        "cut_clients": lambda: _cut(50 if rounds >= 50 else 10, seed),
+        "terminated": lambda: _terminated(count),
+        "repeated_posts": _repeated,
         "delivered_twice": lambda: _messages(lost_messages.delivered_twice, count),
     }
 

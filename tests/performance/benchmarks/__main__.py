@@ -1,0 +1,42 @@
+"""`make bench`: every benchmark, a table on the screen, and a file under tests/performance/results."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.conftest import missing
+from tests.performance.benchmarks import group_start, pick_up, start_up
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def main() -> int:
+    """Measure what was asked for."""
+    words = argparse.ArgumentParser(prog="python -m tests.performance.benchmarks")
+    words.add_argument("--only", default="")
+    asked = words.parse_args()
+    every = {"start_up": start_up.measure, "pick_up": pick_up.measure, "group_start": group_start.measure}
+    found: dict[str, object] = {
+        "machine": f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    for name, measure in every.items():
+        if asked.only not in name:
+            continue
+        if name == "group_start" and (why := missing("docker")):
+            print(f"{name}: left out, {why}")
+            continue
+        found[name] = measure()
+        print(f"{name}: {json.dumps(found[name])}", flush=True)
+    if not asked.only:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{datetime.now(UTC):%Y-%m-%d}.json").write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
