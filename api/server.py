@@ -1,5 +1,6 @@
 """gunicorn, run from within: what API and gateway have in common."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,11 +17,18 @@ from settings import Settings
 _log = structlog.get_logger()
 HEADERS_TIMEOUT_S = 10.0
 LINGER_S = 0.3
+SWITCH_S = 0.0005
 THREADS = 32
 
 
 class ClosWorker(ThreadWorker):  # type: ignore[misc]
     """gthread, with a limit on how long a request's head may take, and problems instead of HTML."""
+
+    def init_process(self) -> None:
+        """The worker begins."""
+        # The thread that sends an operation must not wait five milliseconds for the one that writes its answer.
+        sys.setswitchinterval(SWITCH_S)
+        super().init_process()
 
     def handle(self, conn: Any) -> Any:
         """Serve one connection's next request."""

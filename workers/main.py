@@ -41,6 +41,7 @@ _OTHER_THREADS = 6
 _STOP_LIMIT_S = 8.0
 _REDIS_LIMIT_S = 30.0
 _POLL_S = 0.2
+_SWITCH_S = 0.0005
 _ENGINE_EVERY_S = 15.0
 _ENGINE_POOL = 40
 # What a service gets of the environment in which `clos up` was called (interface.md).
@@ -195,6 +196,8 @@ def main() -> int:
     except settings.SettingsError as refusal:
         sys.stderr.write(f"{refusal}\n")
         return 2
+    # A claim must not wait five milliseconds for a thread that computes (the interpreter's default turn).
+    sys.setswitchinterval(_SWITCH_S)
     if not wait_for_redis(configured.redis_url(), _REDIS_LIMIT_S):
         sys.stderr.write(f"Redis does not answer within {_REDIS_LIMIT_S:g} s; `clos doctor` says what to do\n")
         return 1
