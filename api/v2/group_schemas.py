@@ -1,6 +1,6 @@
 """A group in a request and in an answer."""
 
-from marshmallow import Schema, fields, validate
+from marshmallow import INCLUDE, Schema, fields, validate
 
 from api.pages import PageArgs
 from api.schemas import Flag, Number, Strict, Text, Time, Whole
@@ -138,6 +138,9 @@ class GraphSchema(Schema):
 
 class ExportSchema(Schema):
     """A body that `POST /groups` takes; secrets are left out."""
+
+    class Meta:
+        unknown = INCLUDE
 
     name = fields.String(required=True)
     services = fields.List(fields.Dict(), required=True)
