@@ -156,7 +156,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _from_file(service: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A service's paths made absolute, and its environment's plain values made text."""
+    """A service's paths made absolute, and the plain values of its environment and command made text."""
     service = _with_absolute(service, "working_dir", folder)
     build = service.get("build")
     if isinstance(build, str):
@@ -165,6 +165,8 @@ def _from_file(service: dict[str, Any], folder: Path) -> dict[str, Any]:
         service["build"] = _with_absolute(build, "context", folder)
     if isinstance(service.get("volumes"), list):
         service["volumes"] = [_volume(one, folder) for one in service["volumes"]]
+    if isinstance(service.get("command"), list):
+        service["command"] = [_text(one) for one in service["command"]]
     for key in ("environment", "labels"):
         if isinstance(service.get(key), dict):
             service[key] = {name: _text(value) for name, value in service[key].items()}

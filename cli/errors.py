@@ -29,7 +29,7 @@ _BY_STATUS = {
 
 
 class CliError(Exception):
-    """Ends the command. `lines` follow the message, `hint` says what to do."""
+    """Ends the command. `lines` follow the message, `hint` says what to do; an empty message says nothing."""
 
     def __init__(self, message: str, exit_code: int = FAILED, *, hint: str = "", lines: tuple[str, ...] = ()) -> None:
         super().__init__(message)

@@ -169,8 +169,10 @@ class Watch:
             if event is RESYNC or silent or (event and event["type"] == "operation.completed"):
                 operation = self._read(operation_id)
                 heard_at = time.monotonic()
-            elif event:
-                _apply(operation, event.get("data") or {}, event["timestamp"])
+            elif event and not _apply(operation, event.get("data") or {}, event["timestamp"]):
+                # The plan was made after the first look.
+                self._on_change(operation)
+                operation = self._read(operation_id)
             self._on_change(operation)
         return operation
 
@@ -202,8 +204,11 @@ class Watch:
             pause_s = min(pause_s * 2, 1.0)
 
 
-def _apply(operation: Operation, data: Mapping[str, Any], at: str) -> None:
-    """Bring an operation up to an event. What was read later than the event happened is not set back."""
+def _apply(operation: Operation, data: Mapping[str, Any], at: str) -> bool:
+    """Bring an operation up to an event. What was read later than the event happened is not set back.
+
+    False: the event tells of a step that was not known.
+    """
     if data.get("status") and data["status"] not in FINAL:
         operation["status"] = data["status"]
     operation["progress"] = max(operation.get("progress") or 0, data.get("progress") or 0)
@@ -212,7 +217,11 @@ def _apply(operation: Operation, data: Mapping[str, Any], at: str) -> None:
         operation["question"] = data["question"]
     step = data.get("step")
     if not isinstance(step, dict):
-        return
+        return True
+    if "id" not in step:
+        # Word of a long step, as of a pull or a build.
+        operation["note"] = step.get("note")
+        return True
     steps = operation.setdefault("steps", [])
     for known in steps:
         if known.get("id") == step.get("id"):
@@ -221,5 +230,6 @@ def _apply(operation: Operation, data: Mapping[str, Any], at: str) -> None:
                 known["started_at"] = known.get("started_at") or at
                 if known.get("status") not in ("pending", "running"):
                     known["ended_at"] = known.get("ended_at") or at
-            return
-    steps.append(dict(step))
+            return True
+    steps.append({"started_at": at, **step})
+    return False

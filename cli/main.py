@@ -56,7 +56,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
         sys.stdout.flush()
     except CliError as ended:
-        invocation.printer.error(ended.message, hint=ended.hint, lines=ended.lines)
+        if ended.message:
+            invocation.printer.error(ended.message, hint=ended.hint, lines=ended.lines)
         return ended.exit_code
     except click.ClickException as wrong:
         wrong.show()

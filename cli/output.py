@@ -171,7 +171,7 @@ class Printer:
         shown = [(key, inert(value)) for key, value in pairs if value not in (None, "", [], {})]
         width = max((len(key) for key, _ in shown), default=0) + 1
         for key, value in shown:
-            self.data(f"{key + ':':<{width}} {self.paint(value, _COLOURS.get(value))}")
+            self.data(f"{key + ':' if key else '':<{width}} {self.paint(value, _COLOURS.get(value))}")
 
 
 def _prints_unicode() -> bool:

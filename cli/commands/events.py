@@ -21,7 +21,7 @@ def _words(event: dict[str, Any]) -> str:
     data = event.get("data") or {}
     step = data.get("step")
     if isinstance(step, dict):
-        return f"{step.get('action')} {step.get('target')}: {step.get('status')}"
+        return str(step.get("note") or f"{step.get('action')} {step.get('target')}: {step.get('status')}")
     if "from" in data and "to" in data:
         why = data.get("reason") or data.get("detail")
         return f"{data['from']} → {data['to']}" + (f" ({why})" if why else "")

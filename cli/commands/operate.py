@@ -142,7 +142,7 @@ def watch(invocation: Invocation, operation: Operation, timeout_s: float) -> Ope
         except KeyboardInterrupt:
             client.close()
             if not _interrupted(invocation, operation["id"]):
-                raise CliError("interrupted", INTERRUPTED) from None
+                raise CliError("", INTERRUPTED) from None
     if operation["status"] not in FINAL:
         raise CliError(
             f"{title(operation)} has not ended after {timeout_s:g} s",

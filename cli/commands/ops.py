@@ -97,7 +97,7 @@ def show(invocation: Invocation, operation_id: str) -> int:
             ("took", seconds(one.get("start_time"), one.get("end_time"))),
             ("retry of", one.get("retry_of")),
             ("error", reason(error)),
-            *((" ", line) for line in facts(error)),
+            *(("", line) for line in facts(error)),
             ("hint", error.get("hint")),
         ]
     )
