@@ -103,6 +103,8 @@ def leases_of(session: Session, service_id: str) -> Sequence[PortLease]:
 def release(session: Session, leases: Iterable[PortLease]) -> None:
     """Give leases back; a service that claimed such a port in vain has it from now on."""
     given_back = list(leases)
+    if not given_back:
+        return
     for lease in given_back:
         session.delete(lease)
     session.flush()

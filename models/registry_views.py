@@ -239,13 +239,18 @@ def _add_drift(session: Session, views: Iterable[ServiceView]) -> None:
     groups = select(Group.name, Group.network_name).where(Group.name.in_(names))
     networks = {name: network or "" for name, network in session.execute(groups)}
     keys = {view.row.id: _Hashes.key(view, networks.get(view.row.group_name, "")) for view in running}
+    made: dict[str, str] = {}
     unknown = [service_id for service_id, key in keys.items() if _hashes.get(key) is None]
     if unknown:
         for service in session.scalars(select(Service).where(Service.id.in_(unknown))):
-            key = keys[service.id]
-            _hashes.keep(key, service.spec(key[-1]).hash())
+            made[service.id] = service.spec(keys[service.id][-1]).hash()
+        # What a write transaction sees may still be undone, and its version be given to something else.
+        if not session.get_bind().get_execution_options().get("clos_write", False):
+            for service_id, known in made.items():
+                _hashes.keep(keys[service_id], known)
     for view in running:
-        view.drift = _hashes.get(keys[view.row.id]) not in (None, view.row.observed_hash)
+        wanted = made.get(view.row.id) or _hashes.get(keys[view.row.id])
+        view.drift = wanted not in (None, view.row.observed_hash)
 
 
 def last_metrics(session: Session, service_ids: Sequence[str]) -> dict[str, Row[Any]]:

@@ -153,21 +153,24 @@ class Check(MethodView):
     def post(self, _body: dict[str, Any], port: int) -> Response:
         """Look afresh who holds a port; the verdict comes in the operation's `result`"""
         with unit_of_work() as session:
-            wanted = {"port": _port(port)}
-            made = _pending(session, wanted) or operations.create(
-                session, CHECK, parameters=wanted, initiated_by=principal().name
+            made = _pending(session, _port(port)) or operations.create(
+                session, CHECK, parameters={"port": port}, initiated_by=principal().name
             )
             return accepted(made)
 
 
-def _pending(session: Session, wanted: dict[str, Any]) -> Operation | None:
+def _pending(session: Session, port: int) -> Operation | None:
     """An equal check that no worker has begun: it will look no earlier than now."""
-    waiting = session.scalars(
+    return session.scalar(
         select(Operation)
-        .where(Operation.status == OperationStatus.PENDING.value, Operation.type == CHECK)
+        .where(
+            Operation.type == CHECK,
+            Operation.status == OperationStatus.PENDING.value,
+            Operation.parameters["port"].as_integer() == port,
+        )
         .order_by(Operation.id)
+        .limit(1)
     )
-    return next((each for each in waiting if each.parameters == wanted), None)
 
 
 @ranges_blp.route("")

@@ -450,3 +450,21 @@ def test_lists_are_narrowed_by_every_filter(session: Session, name: str) -> None
     assert found(q="0_s") == []
     assert found(status=["running"]) == []
     assert found(runtime=["process"], health=["none"], status=["stopped", "failed"]) == ["a", "b", "c"]
+
+
+def test_a_change_that_was_undone_leaves_no_trace_in_what_counts_as_drift(record: Record, name: str) -> None:
+    with record.write() as session:
+        made = registry.create_service(session, service("a", group=name))
+        made.status, made.observed_hash = "running", made.spec().hash()
+    with pytest.raises(ValidationFailed), record.write() as session:
+        registry.change_service(session, registry.get(session, f"{name}-a"), {"command": ["other"]})
+        session.flush()
+        assert registry_views.one(session, f"{name}-a").drift
+        raise ValidationFailed({})
+    with record.write() as session:
+        changed = registry.get(session, f"{name}-a")
+        registry.change_service(session, changed, {"description": "same instance, same version number"})
+        assert changed.spec_version == 2
+    for _ in range(2):
+        with record.read() as session:
+            assert not registry_views.one(session, f"{name}-a").drift
