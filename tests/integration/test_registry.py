@@ -456,11 +456,10 @@ def test_a_change_that_was_undone_leaves_no_trace_in_what_counts_as_drift(record
     with record.write() as session:
         made = registry.create_service(session, service("a", group=name))
         made.status, made.observed_hash = "running", made.spec().hash()
-    with pytest.raises(ValidationFailed), record.write() as session:
+    with record.write() as session:
         registry.change_service(session, registry.get(session, f"{name}-a"), {"command": ["other"]})
-        session.flush()
         assert registry_views.one(session, f"{name}-a").drift
-        raise ValidationFailed({})
+        session.rollback()
     with record.write() as session:
         changed = registry.get(session, f"{name}-a")
         registry.change_service(session, changed, {"description": "same instance, same version number"})
