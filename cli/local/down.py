@@ -10,7 +10,7 @@ import click
 
 from cli.client import Client, read_credentials
 from cli.command import Command
-from cli.errors import TIMED_OUT, CliError
+from cli.errors import TIMED_OUT, ApiError, CliError
 from cli.invocation import Invocation, pass_invocation
 from cli.local import running, supervision
 
@@ -68,16 +68,33 @@ def _stop_services(client: Client) -> None:
         if groups[name].get("status") in ("stopped", None) and not groups[name].get("counts", {}).get("running"):
             continue
         click.echo(f"stopping group {name}", err=True)
-        _finish(client, name, client.post(f"/groups/{name}/stop", {"wait_for": True}))
+        _finish(client, name, _ask(client, name))
+
+
+def _ask(client: Client, group: str) -> dict[str, Any]:
+    deadline = time.monotonic() + _STOP_S
+    while True:
+        try:
+            asked: dict[str, Any] = client.post(f"/groups/{group}/stop", {})
+        except ApiError as refused:
+            if refused.code != "operation_in_progress" or time.monotonic() > deadline:
+                raise
+            _until_end(client, group, {"id": refused.problem["operation_id"], "status": "pending"}, deadline)
+        else:
+            return asked
 
 
 def _finish(client: Client, group: str, operation: dict[str, Any]) -> None:
-    deadline = time.monotonic() + _STOP_S
+    operation = _until_end(client, group, operation, time.monotonic() + _STOP_S)
+    if operation["status"] != "completed":
+        reason = (operation.get("error") or {}).get("message") or operation["status"]
+        raise CliError(f"group {group} was not stopped: {reason}", hint="CLOS goes on running")
+
+
+def _until_end(client: Client, group: str, operation: dict[str, Any], deadline: float) -> dict[str, Any]:
     while operation["status"] not in ("completed", "failed", "cancelled"):
         if time.monotonic() > deadline:
             raise CliError(f"group {group} did not stop within {_STOP_S:g} s", TIMED_OUT)
         operation, again_s = client.answered(f"/operations/{operation['id']}", timeout_s=15.0, wait=10)
         time.sleep(again_s)
-    if operation["status"] != "completed":
-        reason = (operation.get("error") or {}).get("message") or operation["status"]
-        raise CliError(f"group {group} was not stopped: {reason}", hint="CLOS goes on running")
+    return operation

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 import settings
 from bus.process_identity import identity, is_alive, read_identity, register, registered, send, start_ticks
-from cli.errors import CliError
+from cli.errors import ApiError, CliError
 from cli.invocation import Invocation
 from cli.local import checks, embedded_redis, process_manager, readiness, registry, running, supervision
 from cli.local.doctor import doctor
@@ -440,3 +440,20 @@ def test_groups_are_stopped_before_those_that_they_need() -> None:
     with pytest.raises(CliError, match="it would not"):
         _finish(Api("failed"), "web", {"id": "1", "status": "pending"})  # type: ignore[arg-type]
     assert _still_running(api) == []  # type: ignore[arg-type]
+
+
+class BusyApi(Api):
+    """Another operation is at work on the group when its stop is first asked for."""
+
+    def post(self, path: str, body: Any) -> dict[str, Any]:
+        assert "wait_for" not in body
+        if not self.stopped:
+            self.stopped.append("refused")
+            raise ApiError(409, {"code": "operation_in_progress", "operation_id": "7", "detail": "held"})
+        return super().post(path, body)
+
+
+def test_down_waits_for_an_operation_that_is_at_work_on_a_group() -> None:
+    api = BusyApi()
+    _stop_services(api)  # type: ignore[arg-type]
+    assert api.stopped == ["refused", "/groups/web/stop", "/groups/data/stop"]
