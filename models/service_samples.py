@@ -25,8 +25,7 @@ def over(session: Session, service_id: str, period_s: int) -> tuple[int, Iterato
         second: Any = cast(func.strftime("%s", ServiceMetric.timestamp), Integer)
     else:
         second = cast(func.floor(func.extract("epoch", ServiceMetric.timestamp)), Integer)
-    slot = second / resolution_s if session.get_bind().dialect.name != "sqlite" else second.op("/")(resolution_s)
-    slot = cast(slot, Integer).label("slot")
+    slot = (second // resolution_s).label("slot")
     query = (
         select(
             slot,
