@@ -9,12 +9,13 @@ import time
 from typing import Any
 
 from flask import current_app, g, request
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.errors import BodyTooLarge, Overloaded, RequestTimeout, WrongContentType
 from api.json_provider import loads
 
 MAX_BYTES = 1024 * 1024
+_DRAIN_S = 1.0
+_DRAIN_PIECES = 128
 _ABSENT = object()
 
 
@@ -40,7 +41,9 @@ class Deadlines:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="clos-deadlines", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            if self._due[0][1] == number:
+                # Only then must it wake earlier than it meant to; a wake-up for each request would cost.
+                self._changed.notify()
             return number
 
     def end(self, number: int) -> None:
@@ -60,6 +63,15 @@ class Deadlines:
 
 
 DEADLINES = Deadlines()
+# gunicorn's request that the current thread serves: only it can say that the connection ends after the answer.
+SERVED = threading.local()
+
+
+def close_after_answer() -> None:
+    """The rest of the body is left unread, so the connection cannot be used again."""
+    served = getattr(SERVED, "request", None)
+    if served is not None:
+        served.force_close()
 
 
 def body_bytes() -> bytes:
@@ -82,12 +94,10 @@ def _read() -> bytes:
     if not length and not chunked:
         return b""
     if length is not None and length > MAX_BYTES:
-        # What was announced is not read, so the connection cannot be used again.
-        g.clos_close = True
-        raise BodyTooLarge(f"a body may have at most {MAX_BYTES} bytes")
+        raise _too_large()
     shared = current_app.extensions["clos"]
     if not shared.body_slots.acquire(timeout=0.5):
-        g.clos_close = True
+        close_after_answer()
         raise Overloaded("too many bodies are still under way")
     try:
         return _read_in_time(shared.settings.api.read_timeout_s, length)
@@ -100,21 +110,36 @@ def _read_in_time(timeout_s: float, length: int | None) -> bytes:
     number = DEADLINES.begin(sock, timeout_s) if sock is not None else None
     try:
         raw = request.environ["wsgi.input"].read(MAX_BYTES + 1 if length is None else length)
-    except RequestEntityTooLarge as refused:
-        raise BodyTooLarge(f"a body may have at most {MAX_BYTES} bytes") from refused
     except OSError as gone:
-        g.clos_close = True
+        close_after_answer()
         raise RequestTimeout("the body did not arrive") from gone
     finally:
         if number is not None:
             DEADLINES.end(number)
     if len(raw) > MAX_BYTES:
-        g.clos_close = True
-        raise BodyTooLarge(f"a body may have at most {MAX_BYTES} bytes")
+        raise _too_large()
     if length is not None and len(raw) < length:
-        g.clos_close = True
+        close_after_answer()
         raise RequestTimeout(f"the body did not arrive within {timeout_s:g} s")
     return bytes(raw)
+
+
+def _too_large() -> BodyTooLarge:
+    """Read on for a moment: who is still sending would see a reset connection instead of the answer."""
+    close_after_answer()
+    until = time.monotonic() + _DRAIN_S
+    sock = request.environ.get("gunicorn.socket")
+    number = DEADLINES.begin(sock, _DRAIN_S) if sock is not None else None
+    try:
+        for _ in range(_DRAIN_PIECES):
+            if not request.environ["wsgi.input"].read(65536) or time.monotonic() > until:
+                break
+    except OSError:
+        pass
+    finally:
+        if number is not None:
+            DEADLINES.end(number)
+    return BodyTooLarge(f"a body may have at most {MAX_BYTES} bytes")
 
 
 def json_body() -> Any:

@@ -119,8 +119,6 @@ def finish(response: Response) -> Response:
     response.headers.setdefault("Content-Security-Policy", _CSP)
     if g.get("request_id"):
         response.headers["X-Request-ID"] = g.request_id
-    if g.get("clos_close"):
-        response.headers["Connection"] = "close"
     origin = request.headers.get("Origin")
     if origin and origin in parts().settings.api.cors:
         response.headers["Access-Control-Allow-Origin"] = origin

@@ -11,7 +11,7 @@ from flask import Flask, json
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
-from api.bodies import DEADLINES
+from api.bodies import DEADLINES, SERVED
 from settings import Settings
 
 _log = structlog.get_logger()
@@ -41,7 +41,11 @@ class ClosWorker(ThreadWorker):  # type: ignore[misc]
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Its head is here."""
         DEADLINES.end(conn.clos_deadline)
-        return super().handle_request(req, conn)
+        SERVED.request = req
+        try:
+            return super().handle_request(req, conn)
+        finally:
+            SERVED.request = None
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: tell the app, on a thread since a signal's handler may take no lock."""

@@ -1,25 +1,18 @@
-"""The API as its clients meet it: `python -m api.main` and the gateway as processes, on a rig of their own.
-
-`postgres_server` gives a database of its own per call; without it the rig uses SQLite.
-"""
+"""The API as its clients meet it: `python -m api.main` and the gateway as processes, on a rig of their own."""
 
 import contextlib
 import json
-import os
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from tests.integration.databases import postgres_database as postgres_server
 from tests.integration.rig import Rig, free_port, rig
 from tests.waiting import wait_until
-
-POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
 
 
 class Api:
@@ -39,7 +32,7 @@ class Api:
         """Start the API and wait until it answers."""
         self.process = self.rig.start("api.main", **self._environment)
         wait_until(lambda: self._answers(self.url, self.process, "api.main"), 30, "the API's start")
-        wait_until(lambda: (self.rig.home / "credentials.json").exists(), 5)
+        wait_until((self.rig.home / "credentials.json").exists, 5)
         self.key = json.loads((self.rig.home / "credentials.json").read_text())["api_key"]
         self.session = self.as_key(self.key)
 
@@ -110,38 +103,6 @@ def running_api(database_url: str | None = None, **environment: str) -> Iterator
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[str]:
-    """A PostgreSQL server of the test's own; gives a URL whose database is `clos`."""
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="clos-pg-") as folder:
-        data = Path(folder) / "data"
-        prefix: list[str] = []
-        if os.geteuid() == 0:
-            subprocess.run(["chown", "postgres", folder], check=True)
-            prefix = ["runuser", "-u", "postgres", "--"]
-        run = [*prefix, str(POSTGRES_BIN / "initdb"), "-D", str(data), "-U", "clos", "-A", "trust", "-E", "UTF8"]
-        subprocess.run([*run, "--no-sync", "--locale=C"], check=True, capture_output=True, cwd=folder)
-        server = subprocess.Popen(
-            [*prefix, str(POSTGRES_BIN / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1",
-             "-k", folder, "-c", "fsync=off"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-        )  # fmt: skip
-        try:
-            ask = [*prefix, str(POSTGRES_BIN / "psql"), "-h", "127.0.0.1", "-p", str(port), "-U", "clos", "-d", "postgres"]
-            wait_until(
-                lambda: subprocess.run([*ask, "-c", "SELECT 1"], capture_output=True, cwd=folder).returncode == 0, 20
-            )
-            subprocess.run([*ask, "-c", "CREATE DATABASE clos"], check=True, capture_output=True, cwd=folder)
-            yield f"postgresql+psycopg://clos@127.0.0.1:{port}/clos"
-        finally:
-            subprocess.run([*prefix, str(POSTGRES_BIN / "pg_ctl"), "-D", str(data), "stop", "-m", "immediate"],
-                           check=False, capture_output=True, cwd=folder)  # fmt: skip
-            server.wait(10)
-
-
-@contextlib.contextmanager
 def api_on(database: str, **environment: str) -> Iterator[Api]:
     """An API on `sqlite` or `postgres`."""
     if database == "sqlite":
@@ -152,4 +113,5 @@ def api_on(database: str, **environment: str) -> Iterator[Api]:
             yield api
 
 
+__all__ = ["DATABASES", "Api", "api_on", "postgres_server", "running_api"]
 DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
