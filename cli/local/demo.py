@@ -18,7 +18,7 @@ from cli.command import Command
 from cli.commands.operate import address, conclude, watch
 from cli.commands.status import COLUMNS
 from cli.definitions import read_group
-from cli.errors import DONE, FAILED, ApiError, CliError
+from cli.errors import CONFLICT, DONE, FAILED, ApiError, CliError
 from cli.invocation import Invocation, pass_invocation
 from cli.live import Operation
 from cli.output import inert
@@ -42,8 +42,7 @@ def demo(invocation: Invocation) -> int:
     if scene.all_healthy():
         scene.title("The shop is running and healthy already; nothing was changed")
         return scene.farewell()
-    scene.start_with_a_taken_port()
-    return scene.farewell() if scene.start() else FAILED
+    return scene.farewell() if scene.start_with_a_taken_port() and scene.start() else FAILED
 
 
 class _Scene:
@@ -99,20 +98,25 @@ class _Scene:
         found = self.services()
         return bool(found) and all(_is_healthy(one) for one in found)
 
-    def start_with_a_taken_port(self) -> None:
-        """Show what a start does when somebody else has a port of it; left out where something runs already."""
+    def start_with_a_taken_port(self) -> bool:
+        """Show what a start does when somebody else has a port of it; left out where something runs already.
+
+        False: it failed for another reason.
+        """
         found = {one["name"]: one for one in self.services()}
         taken = found.get("api")
         if taken is None or any(one.get("status") != "stopped" for one in found.values()):
-            return
+            return True
         port = taken["ports"][0]["host_port"]
         with _squatter(port) as pid:
             self.title(f"A stranger (pid {pid}) has taken port {port}, which api needs. Starting {GROUP}:")
             ended = self._start()
-            conclude(self._invocation, ended)
+            if conclude(self._invocation, ended) not in (DONE, CONFLICT):
+                return False
             if ended["status"] == "failed":
                 self.tell("The start failed and says who is to blame. What did not depend on that port is running.")
             self.title(f"The stranger goes, port {port} is free")
+        return True
 
     def start(self) -> bool:
         """Start the group and wait until all of it is healthy."""
