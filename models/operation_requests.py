@@ -67,10 +67,12 @@ def retry(session: Session, first: Operation, *, initiated_by: str) -> Operation
     Raises:
         OperationInProgress: another operation holds one of its targets.
     """
+    # A dry run has written down that it holds nothing.
+    targets = (first.parameters or {}).get("targets")
     return create(
         session,
         first.type,
-        targets=(first.parameters or {}).get("targets") or _named_targets(first),
+        targets=_named_targets(first) if targets is None else targets,
         group_name=first.group_name,
         service_id=first.service_id,
         parameters=first.parameters,
