@@ -279,7 +279,7 @@ def finish(
     session.execute(delete(OperationLock).where(OperationLock.operation_id == operation.id))
     severity = Severity.ERROR if status is OperationStatus.FAILED else Severity.INFO
     _tell(session, operation, EventType.OPERATION_COMPLETED, severity)
-    if operation.group_name is not None:
+    if operation.type.startswith("group."):
         _tell(session, operation, EventType.GROUP_OPERATION_COMPLETED, severity)
 
 

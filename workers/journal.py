@@ -224,9 +224,12 @@ def _set_instance(
     session: Session, operation: Operation, step: Step, instance: Instance, health: HealthStatus | None
 ) -> None:
     _record_instance(session, step.target, instance, health)
-    if step.action is Action.WAIT and instance.alive:
-        _set_status(session, operation, step.target, ServiceStatus.RUNNING, step.cause, waiting=[])
-    elif step.action in (Action.STOP, Action.REMOVE) or instance.phase is Phase.EXITED:
+    # Creating and starting only begin what the wait ends: an old exit seen meanwhile is no news.
+    if step.action is Action.WAIT:
+        up = instance.alive or health is HealthStatus.HEALTHY  # an external one has no instance
+        status = ServiceStatus.RUNNING if up else ServiceStatus.STOPPED
+        _set_status(session, operation, step.target, status, step.cause, waiting=[])
+    elif step.action in (Action.STOP, Action.REMOVE):
         _set_status(session, operation, step.target, ServiceStatus.STOPPED, step.cause, waiting=[])
 
 

@@ -168,13 +168,15 @@ def _due_for_restart(service: Service, instance: Instance, died: bool, at: datet
         or not _policy_wants(RestartPolicy(service.restart_policy), instance.exit_code)
     ):
         return None
-    if died:
+    # One that was restarted and did not come up goes on with its back-off; a start that a person asked for and that
+    # failed (no death so far) is for that person to look at.
+    if died or (service.crash_count and service.restart_not_before is None):
         wait_s = min(_FIRST_BACK_OFF_S * 2 ** min(service.crash_count, 10), _LONGEST_BACK_OFF_S)
         # The first death of a service that ran well is answered at once.
         service.restart_not_before = at + timedelta(seconds=wait_s if service.crash_count else 0)
         service.crash_count += 1
     if service.restart_not_before is None:
-        return None  # it never ran under our eyes: a failed start is for the user to look at
+        return None
     if service.restart_not_before > at:
         text = f"restarts after a back-off: death {service.crash_count} in a row"
         service.waiting_for = [{"kind": "slot", "ref": "back-off", "text": text}]
