@@ -58,6 +58,7 @@ class StandIn:
         self.calls: list[tuple[str, str, Any]] = []
         self.keys: list[str | None] = []
         self.end: dict[str, Any] = {"status": "completed", "error": None}
+        self.ends: list[dict[str, Any]] = []  # of the next operations, before `end` holds
         self.targets: list[tuple[str, str]] = [("start", "shop-store"), ("start", "shop-api"), ("start", "shop-web")]
         self.held = threading.Event()
         self.held.set()
@@ -118,6 +119,7 @@ class StandIn:
         return one
 
     def _work(self, one: dict[str, Any]) -> None:
+        end = self.ends.pop(0) if self.ends else self.end
         one["status"], one["start_time"] = "in_progress", now()
         self._progress(one, None)
         for each in one["steps"]:
@@ -126,17 +128,20 @@ class StandIn:
                 break
             each["status"], each["started_at"] = "running", now()
             self._progress(one, each)
-            failing = self.end["status"] == "failed" and each is one["steps"][-1]
+            failing = end["status"] == "failed" and each is one["steps"][-1]
             each["status"], each["ended_at"] = ("failed" if failing else "completed"), now()
-            each["error"] = self.end["error"] if failing else None
+            each["error"] = end["error"] if failing else None
             one["progress"] += 100 // len(one["steps"])
             self._progress(one, each)
         self.held.wait(20)
         cancelled = one["status"] == "cancelling"
-        one["error"], one["end_time"] = self.end["error"], now()
-        one["status"] = "cancelled" if cancelled else self.end["status"]
+        one["error"], one["end_time"] = end["error"], now()
+        one["status"] = "cancelled" if cancelled else end["status"]
         if one["status"] == "completed":
             one["progress"] = 100
+            for member in self.services.values():
+                if one["type"] == "group.start" and member["group"] == one["group_name"]:
+                    member |= {"status": "running", "health": {"status": "healthy"}}
         self.tell("operation.completed", {"status": one["status"], "progress": one["progress"]},
                   operation_id=one["id"])  # fmt: skip
 
@@ -179,6 +184,7 @@ class StandIn:
             ("/system/info", "GET", lambda: {"websocket_url": self.websocket_url}),
         ):  # fmt: skip
             app.add_url_rule(f"/api/v2{rule}", f"{method} {rule}", view, methods=[method])
+        app.add_url_rule("/", "page", lambda: "<h1>In stock</h1><li>apples: 12</li>")
         sock.route("/api/v2/ws")(self._socket)
         return app
 
@@ -229,6 +235,10 @@ class StandIn:
         body = request.get_json()
         if body["name"] in self.groups:
             return self._problem(409, "group_exists")
+        for each in body["services"]:
+            one = service(body["name"], each["name"], each.get("ports", [{"host_port": 9000}])[0]["host_port"])
+            one["ports"][0]["url"] = f"{self.url}/"
+            self.services[one["id"]] = one | {"status": "stopped", "health": {"status": "none"}}
         self.groups[body["name"]] = body | {"services": [f"{body['name']}-{s['name']}" for s in body["services"]]}
         return self.groups[body["name"]], 201
 

@@ -206,6 +206,20 @@ def test_followed_events_come_as_they_happen(clos, sockets):
         assert process.wait(10) == 130
 
 
+@pytest.mark.parametrize("sockets", [True, False])
+def test_a_watched_status_is_shown_anew_when_something_changes(clos, sockets):
+    clos.sockets = sockets
+    process, lines = collect("status", "-w", "-g", "shop")
+    try:
+        wait_until(lambda: len(lines) == 4)
+        clos.services["shop-web"]["status"] = "failed"
+        clos.tell("service.status_changed", {"from": "running", "to": "failed"}, group_name="shop")
+        wait_until(lambda: any("failed" in line for line in lines))
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+
+
 def test_an_interrupt_in_a_pipe_leaves_the_operation_running_and_says_how_to_find_it(clos):
     clos.held.clear()
     process = start(
