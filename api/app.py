@@ -1,13 +1,11 @@
 """The API as a Flask app. It writes intent and reads the record; it never touches the machine."""
 
 import importlib
-import importlib.util
 import secrets
 import threading
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from flask import Flask, Response, current_app, g, request
 from flask_jwt_extended import JWTManager
 from werkzeug.exceptions import NotFound
@@ -29,7 +27,6 @@ from bus.tickets import Tickets
 from models.record import Record
 from settings import Settings, load_or_create_secret
 
-_log = structlog.get_logger()
 # Each module has a `blp` (or `blps`), and one that is missing is a mistake.
 BLUEPRINTS = (
     "api.v2.system",
@@ -119,9 +116,6 @@ def create_app(settings: Settings, *, record: Record | None = None, redis_url: s
     app.register_error_handler(idempotency.Replay, lambda replay: replay.response)
     api = ClosApi(app, spec_kwargs={"components": {"securitySchemes": _SECURITY}, "security": _EITHER})
     for name in BLUEPRINTS:
-        if importlib.util.find_spec(name) is None:
-            _log.error("blueprint.missing", module=name)
-            continue
         module = importlib.import_module(name)
         for blueprint in getattr(module, "blps", None) or [module.blp]:
             (api if isinstance(blueprint, ClosBlueprint) else app).register_blueprint(blueprint)

@@ -228,34 +228,37 @@ class Client:
             self._send({"type": "error", "code": "forbidden", "detail": "none of these events may be read"})
             return
         after = message["after"]
+        gap = after is not None and self._is_gone(after)
         # Nothing is handed out meanwhile: what is behind `position` comes live, the rest from the log, each once.
         with reader.paused() as position:
             others = list(self._wanted.values())
             self._numbers += 1
-            behind = position if after is None else min(after, position)
+            behind = position if after is None or gap else after
             wanted = Wanted(self._numbers, types, message["group"], message["service"], message["operation"], behind)
             with self._lock:
                 self._wanted[wanted.id] = wanted
         self._say()
         self._send({"type": "subscribed", "id": wanted.id, "last_id": position})
-        if after is not None:
-            self._replay(wanted, others, after, position)
+        if gap:
+            self._send({"type": "resync"})
+        self._replay(wanted, others, position)
         if wanted.follows_logs:
             self._follow()
 
-    def _replay(self, wanted: Wanted, others: list[Wanted], after: int, until: int) -> None:
+    def _is_gone(self, after: int) -> bool:
+        """Whether what came behind `after` is no longer kept, or `after` is of another log."""
         with self._shared.record.read() as session:
-            first = events.first_id(session)
-        if after > until or (first and after < first - 1):
-            self._send({"type": "resync"})
-            return
+            return after > events.last_id(session) or after < events.first_id(session) - 1
+
+    def _replay(self, wanted: Wanted, others: list[Wanted], until: int) -> None:
+        after = wanted.behind
         while after < until:
             with self._shared.record.read() as session:
                 batch = [row.as_dict() for row in events.after(session, after, _BATCH)]
             for event in batch:
                 if event["id"] > until:
                     return
-                seen = any(other.has_had(event) for other in others)
+                seen = any(other.matches(event) for other in others)
                 if wanted.matches(event) and not seen and may_see(self._principal, event):
                     self._send(event)
             if len(batch) < _BATCH:

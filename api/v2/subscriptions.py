@@ -73,7 +73,7 @@ def parse(raw: str | bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Events of these types, and where given of this group, service or operation. `behind` is the last id before."""
+    """Events of these types behind that id, and where given of this group, service or operation."""
 
     id: int
     types: frozenset[str]
@@ -83,17 +83,14 @@ class Wanted:
     behind: int
 
     def matches(self, event: Mapping[str, Any]) -> bool:
-        """Whether an event is asked for."""
+        """Whether an event is asked for, and none of those that its client had before it subscribed."""
         return (
             event["type"] in self.types
+            and (event["id"] is None or event["id"] > self.behind)
             and (self.group is None or event["group_name"] == self.group)
             and (self.service is None or event["service_id"] == self.service)
             and (self.operation is None or event["operation_id"] == self.operation)
         )
-
-    def has_had(self, event: Mapping[str, Any]) -> bool:
-        """Whether an event of the log went to its client through this subscription."""
-        return bool(event["id"] > self.behind) and self.matches(event)
 
     @property
     def follows_logs(self) -> bool:
