@@ -1,11 +1,13 @@
 """A group's start, stop and restart through a real worker, on both runtimes."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.databases import postgres_database
 from tests.integration.rig import Rig, container_service, free_port, rig, web_service
 
 MAKERS = [
@@ -14,10 +16,11 @@ MAKERS = [
 ]
 
 
-@pytest.fixture
-def clos() -> Iterator[Rig]:
-    with rig() as made:
-        yield made
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def clos(request) -> Iterator[Rig]:
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(postgres_database()) if request.param == "postgres" else None
+        yield stack.enter_context(rig(url))
 
 
 def _shop(make, ports):

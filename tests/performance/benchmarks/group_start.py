@@ -31,6 +31,8 @@ def measure(services: int = 10, pairs: int = 5) -> dict[str, Any]:
             _operation(clos, "stop")
             _remove(clos)
             raw.append(_raw(image, services))
+        removal = clos.call("DELETE", "/groups/bench?force=true").json()["id"]
+        clos.call("GET", f"/operations/{removal}?wait=60")
         return {
             "services": services,
             "clos_s": round(statistics.median(ours), 2),
