@@ -188,7 +188,10 @@ class Client:
             raise Unreachable(f"the answer to {target} is larger than {_MAX_ANSWER >> 20} MiB")
         body = _decode(raw)
         if answer.status >= 400:
-            raise ApiError(answer.status, body if isinstance(body, dict) else {})
+            problem = body if isinstance(body, dict) else {}
+            if answer.status == 401:
+                problem.setdefault("hint", f"is it this home's CLOS that answers at {self.credentials.url}? clos doctor")
+            raise ApiError(answer.status, problem)
         if body is None and raw:
             raise Unreachable(f"what answers at {self.credentials.url} is not CLOS", hint="see `clos doctor`")
         return answer.msg, body

@@ -50,7 +50,8 @@ def test_every_step_change_is_seen_in_order_however_often_the_socket_is_cut(clos
     clos.cut_every = cut_every
     clos.held.clear()
     operation = clos.operation("group.start", group_name="shop")
-    threading.Thread(target=lambda: (wait_until(lambda: clos.connections), clos.held.set()), daemon=True).start()
+    looked = ("GET", f"/operations/{operation['id']}", None)
+    threading.Thread(target=lambda: (wait_until(lambda: looked in clos.calls), clos.held.set()), daemon=True).start()
     ended, seen, notes = watched(client, operation)
     assert ended["status"] == "completed"
     assert [one for one in seen if one[1] == "completed"] == [one for one in EVERY_CHANGE if one[1] == "completed"]
