@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, String, delete, select, text, update
-from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, lazyload, mapped_column, relationship
 
 from domain.errors import ClaimLost, OperationInProgress, OperationNotFound, Poison
 from domain.events import EventType, Severity
@@ -212,7 +212,10 @@ def held(session: Session, operation_id: str, fence: int) -> Operation:
     Raises:
         ClaimLost: another worker has claimed it, or it has ended.
     """
-    operation = session.get(Operation, operation_id, with_for_update=True, populate_existing=True)
+    # Without its steps: a plan may have hundreds, and each write concerns one.
+    operation = session.get(
+        Operation, operation_id, with_for_update=True, populate_existing=True, options=[lazyload(Operation.steps)]
+    )
     if operation is None or operation.fence != fence or OperationStatus(operation.status) not in CLAIMED:
         raise ClaimLost(f"operation {operation_id} is no longer this worker's")
     return operation

@@ -3,17 +3,18 @@
 Every write names the claim's fence, so a worker that lost its claim writes nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session, lazyload
 
 from bus.feed import Feed
-from domain.errors import ClosError, DependencyFailed
+from domain.errors import ClosError, DatabaseBusy, DependencyFailed
 from domain.events import EventType, Severity
-from domain.observation import Instance, Phase
+from domain.observation import Instance, ObservedState, Phase, status_of
 from domain.planning import Action, Plan, Step
-from domain.states import STEP_FINAL, HealthStatus, OperationStatus, ServiceStatus, StepStatus
+from domain.states import STEP_FINAL, Desired, HealthStatus, OperationStatus, ServiceStatus, StepStatus
 from models import events, operations
 from models.base import now
 from models.operations import Operation, OperationStep
@@ -35,9 +36,23 @@ class Journal:
         self._record = record
         self._feed = feed
         self._claim = claim
+        # How many steps there are and have ended: counted here, so that a write need not load them all.
+        self._steps = 0
+        self._ended = 0
+        self._guard = threading.Lock()
 
     def _held(self, session: Session) -> Operation:
         return operations.held(session, self._claim.operation_id, self._claim.fence)
+
+    def _row_of(self, session: Session, step: Step) -> OperationStep:
+        return session.get_one(OperationStep, (self._claim.operation_id, step.id))
+
+    def _advance(self, operation: Operation) -> None:
+        """One more step has ended. 100 is for the end alone; and progress never falls, even if a new attempt has more
+        steps."""
+        with self._guard:
+            self._ended += 1
+            operation.progress = max(operation.progress, min(99, 100 * self._ended // max(1, self._steps)))
 
     def begin(self, plan: Plan) -> None:
         """Write the plan's steps. What an earlier attempt had begun and this plan no longer needs was done."""
@@ -58,6 +73,8 @@ class Journal:
                     continue
                 operation.steps.append(_row(step, position))
                 position += 1
+            self._steps = len(operation.steps)
+            self._ended = sum(StepStatus(row.status) in STEP_FINAL for row in operation.steps)
             self._name_what_is_waited_for(session, plan)
             operations.progress(session, operation)
         self._feed.wake()
@@ -78,7 +95,7 @@ class Journal:
         """A step runs now."""
         with self._record.write() as session:
             operation = self._held(session)
-            row = _find(operation, step)
+            row = self._row_of(session, step)
             row.status, row.started_at = StepStatus.RUNNING.value, now()
             operation.current_step = step.id
             if (status := _SERVICE_WHILE.get(step.action)) is not None:
@@ -90,9 +107,9 @@ class Journal:
         """A step is done; `instance` is what its runtime showed then."""
         with self._record.write() as session:
             operation = self._held(session)
-            row = _find(operation, step)
+            row = self._row_of(session, step)
             row.status, row.ended_at = StepStatus.COMPLETED.value, now()
-            _advance(operation)
+            self._advance(operation)
             if instance is not None:
                 _set_instance(session, operation, step, instance, health)
             operations.progress(session, operation, _shown(row))
@@ -102,10 +119,10 @@ class Journal:
         """A step failed; its service says so."""
         with self._record.write() as session:
             operation = self._held(session)
-            row = _find(operation, step)
+            row = self._row_of(session, step)
             row.status, row.ended_at = StepStatus.FAILED.value, now()
             row.error = error.as_dict()
-            _advance(operation)
+            self._advance(operation)
             self._service_failed(session, operation, step, error, instance)
             operations.progress(session, operation, _shown(row))
         self._feed.wake()
@@ -126,7 +143,9 @@ class Journal:
         elif error.code == "engine_unreachable":
             waiting = [{"kind": "engine", "ref": "docker", "text": error.message}]
         if instance is not None:
-            _record_instance(session, step.target, instance)
+            # Else the next look would take it for well, and only the health round would find it ill again.
+            ill = HealthStatus.UNHEALTHY if alive and error.code == "unhealthy" else None
+            _record_instance(session, step.target, instance, ill)
         _set_status(session, operation, step.target, status, error.message, waiting=waiting)
 
     def skipped(self, steps: Sequence[tuple[Step, str]]) -> None:
@@ -136,11 +155,11 @@ class Journal:
         with self._record.write() as session:
             operation = self._held(session)
             for step, because in steps:
-                row = _find(operation, step)
+                row = self._row_of(session, step)
                 row.status, row.ended_at = StepStatus.SKIPPED.value, now()
                 error = DependencyFailed(f"{step.target} was not attempted: {because} failed", step=because)
                 row.error = error.as_dict()
-                _advance(operation)
+                self._advance(operation)
                 if step.action in (Action.START, Action.CREATE):
                     provider = because.split(":", 1)[1]
                     waiting = [{"kind": "dependency", "ref": provider, "text": f"waiting for {provider}: it failed"}]
@@ -149,26 +168,37 @@ class Journal:
         self._feed.wake()
 
     def note(self, text: str) -> None:
-        """Say what the current step is doing (the lines of a pull or a build)."""
-        with self._record.write() as session:
-            operation = self._held(session)
-            operations.progress(session, operation, {"note": text[:500]})
+        """Say what the current step is doing (the lines of a pull or a build). A busy database costs the line only."""
+        try:
+            with self._record.write() as session:
+                operation = self._held(session)
+                operations.progress(session, operation, {"note": text[:500]})
+        except DatabaseBusy:
+            return
         self._feed.wake()
 
-    def settle(self, unreached: Iterable[str]) -> None:
-        """Take back `starting` and `stopping` from services that the operation did not get to."""
+    def settle(self, observed: ObservedState) -> None:
+        """Take back `starting` and `stopping` from services that the operation did not get to the end with."""
         with self._record.write() as session:
             operation = self._held(session)
-            for service_id in unreached:
+            for service_id, instance in observed.instances.items():
                 service = _service(session, service_id)
-                if service is not None and service.status in ("starting", "stopping"):
-                    _set_status(session, operation, service_id, ServiceStatus.UNKNOWN, "the operation ended", [])
+                if service is None or service.status not in ("starting", "stopping"):
+                    continue
+                if instance.phase is not Phase.UNKNOWN:
+                    _record_instance(session, service_id, instance)
+                status = status_of(
+                    instance, service.desired == Desired.RUNNING.value, HealthStatus(service.health_status)
+                )
+                _set_status(session, operation, service_id, status, "the operation ended", [])
         self._feed.wake()
 
     def hand_back(self) -> None:
         """Give the operation back to whoever comes next."""
         with self._record.write() as session:
-            operations.hand_back(self._held(session))
+            operation = self._held(session)
+            operations.hand_back(operation)
+            operations.progress(session, operation)
         self._feed.wake()
 
     def finish(
@@ -176,10 +206,13 @@ class Journal:
         status: OperationStatus,
         result: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
+        last: Callable[[Session], None] | None = None,
     ) -> None:
-        """End the operation."""
+        """End the operation; `last` is done in the same transaction, so that both happen or neither."""
         with self._record.write() as session:
             operation = self._held(session)
+            if last is not None:
+                last(session)
             operations.finish(
                 session, operation, status, result=dict(result or {}), error=dict(error) if error else None
             )
@@ -203,21 +236,11 @@ def _row(step: Step, position: int) -> OperationStep:
     )
 
 
-def _find(operation: Operation, step: Step) -> OperationStep:
-    return next(row for row in operation.steps if row.id == step.id)
-
-
 def _shown(row: OperationStep) -> dict[str, Any]:
     shown: dict[str, Any] = {"id": row.id, "action": row.action, "target": row.target, "status": row.status}
     if row.error is not None:
         shown["error"] = row.error
     return shown
-
-
-def _advance(operation: Operation) -> None:
-    ended = sum(StepStatus(row.status) in STEP_FINAL for row in operation.steps)
-    # 100 is for the end alone, and progress never falls, even if a new attempt has more steps.
-    operation.progress = max(operation.progress, min(99, 100 * ended // max(1, len(operation.steps))))
 
 
 def _set_instance(

@@ -1,11 +1,13 @@
 """What grows is aged out, a bounded number of rows at a time."""
 
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from domain.states import FINAL
-from models.base import now
+from models.base import Base, now
 from models.events import Event
 from models.installation import Heartbeat, IdempotencyKey, ServiceMetric, SystemMetric, TickSlot
 from models.operations import Operation
@@ -39,12 +41,14 @@ def age_out(context: Context) -> None:
     )
 
 
-def _delete(record: Record, mapped: type, column: object, age_s: float, *also: object) -> None:
-    keys = list(mapped.__mapper__.primary_key)  # type: ignore[attr-defined]
+def _delete(
+    record: Record, mapped: type[Base], column: InstrumentedAttribute[Any], age_s: float, *also: ColumnElement[bool]
+) -> None:
+    keys = list(mapped.__mapper__.primary_key)
     for _round in range(_ROUNDS):
         with record.write() as session:
             old = session.execute(
-                select(*keys).where(column < now() - timedelta(seconds=age_s), *also).limit(_AT_ONCE)  # type: ignore
+                select(*keys).where(column < now() - timedelta(seconds=age_s), *also).limit(_AT_ONCE)
             ).all()
             for row in old:
                 session.execute(delete(mapped).where(*(key == value for key, value in zip(keys, row, strict=True))))
