@@ -46,7 +46,7 @@ def make_parts(settings: Settings, record: Record | None = None, redis_url: str 
     """Everything that one process of the API shares. Connects to nothing yet."""
     url = redis_url or settings.redis_url()
     record = record or Record(settings.database.url, settings.database.timeout_s, settings.database.pool)
-    sender = Sender(make_broker(url))
+    sender = Sender(make_broker(url, timeout_s=1.0))
     outbox, feed = Outbox(sender), Feed(url)
     return Parts(
         settings=settings,

@@ -17,6 +17,7 @@ from settings import Settings
 _log = structlog.get_logger()
 HEADERS_TIMEOUT_S = 10.0
 LINGER_S = 0.3
+_MAX_BACKLOG = 256
 SWITCH_S = 0.0005
 THREADS = 32
 
@@ -52,6 +53,18 @@ class ClosWorker(ThreadWorker):  # type: ignore[misc]
         if self.alive:
             threading.Thread(target=self.app.stopping, name="clos-stopping", daemon=True).start()
         super().handle_exit(sig, frame)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """At the end, take in who has connected already and refuse the rest: nobody may be left unheard."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                for _ in range(_MAX_BACKLOG):
+                    before = self.nr_conns
+                    self.accept(listener)
+                    if self.nr_conns == before:
+                        break
+                listener.close()
 
     def _cap_keepalive(self, deadline: float) -> None:
         # Two seconds of waiting for nobody would be most of what `clos down` may take.

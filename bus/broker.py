@@ -63,10 +63,14 @@ class _WakingConsumer(_RedisConsumer):
 class WakingRedisBroker(RedisBroker):
     """RedisBroker whose messages are picked up within a millisecond or two."""
 
-    def __init__(self, url: str, **options: Any) -> None:
+    def __init__(self, url: str, timeout_s: float = 30.0, **options: Any) -> None:
         # A dead worker's messages come back on any worker's next poll (pitfalls 1.2).
         super().__init__(  # type: ignore[no-untyped-call]
-            client=connect(url), heartbeat_timeout=15_000, maintenance_chance=1_000_000, middleware=[], **options
+            client=connect(url, timeout_s),
+            heartbeat_timeout=15_000,
+            maintenance_chance=1_000_000,
+            middleware=[],
+            **options,
         )
         self._url = url
         self._bells: dict[str, threading.Event] = {}
@@ -136,9 +140,12 @@ class WakingRedisBroker(RedisBroker):
         super().close()
 
 
-def make_broker(redis_url: str) -> WakingRedisBroker:
-    """A broker with every queue of CLOS declared. Connects when it is first used."""
-    broker = WakingRedisBroker(redis_url)
+def make_broker(redis_url: str, timeout_s: float = 30.0) -> WakingRedisBroker:
+    """A broker with every queue of CLOS declared. Connects when it is first used.
+
+    Who only sends, and has somebody waiting, gives a short `timeout_s`.
+    """
+    broker = WakingRedisBroker(redis_url, timeout_s)
     # Consumers hold no more than they work on, so that a free worker finds what waits (pitfalls 1.13).
     for queue in QUEUES:
         broker.declare_queue(queue)
