@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from domain.errors import ClaimLost, ClosError, Stopping
+from domain.errors import Cancelled, ClaimLost, ClosError, Stopping
 from models import operations
 from models.base import now
 from models.operations import Operation
@@ -39,6 +39,17 @@ class Claim:
             raise ClaimLost(f"operation {self.operation_id} is no longer this worker's")
         if self.stopping.is_set():
             raise Stopping("this worker is stopping")
+
+    def check_waiting(self) -> None:
+        """Called where a step only waits: unlike an effect, a wait may be broken off by a cancel.
+
+        Raises:
+            ClaimLost, Stopping: as `check`.
+            Cancelled: somebody asked for the operation's end.
+        """
+        self.check()
+        if self.cancelled.is_set():
+            raise Cancelled(f"operation {self.operation_id} was cancelled")
 
 
 class Claims:

@@ -5,8 +5,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-from domain.errors import ClaimLost, ClosError, StartFailed, Stopping, TimedOut
+from domain.errors import Cancelled, ClaimLost, ClosError, DatabaseBusy, StartFailed, Stopping, TimedOut
 from domain.observation import Instance, Phase
 from domain.planning import Action, Plan, Step, blocked_by, ready
 from domain.specs import Condition
@@ -55,6 +56,7 @@ class Executor:
 
         Raises:
             ClaimLost, Stopping: nothing more was begun; what was begun has ended.
+            DatabaseBusy, SQLAlchemyError: the same, because what was done could not be written down.
         """
         outcome = Outcome()
         running: dict[Future[Done], Step] = {}
@@ -68,8 +70,9 @@ class Executor:
                         return outcome
                     for future in wait(running, _LOOK_UP_S, FIRST_COMPLETED).done:
                         self._record(running.pop(future), future, outcome)
-            except (ClaimLost, Stopping):
+            except BaseException:
                 # Every wait inside a step looks at the claim, so these end by themselves.
+                self._claim.lost.set()
                 wait(running)
                 raise
 
@@ -111,8 +114,12 @@ class Executor:
         if refusal is None:
             outcome.completed.add(step.id)
             return
-        if isinstance(refusal, ClaimLost | Stopping):
+        if isinstance(refusal, ClaimLost | Stopping | DatabaseBusy | SQLAlchemyError):
+            # An unwritten step is no failed step: whoever continues looks at the world again.
             raise refusal
+        if isinstance(refusal, Cancelled):
+            outcome.cancelled = True  # it only waited; `finish` marks it skipped
+            return
         if not isinstance(refusal, ClosError):
             log.error("step.broke", operation_id=self._claim.operation_id, step=step.id, exc_info=refusal)
             refusal = StartFailed(f"{step.id} broke: {refusal}", hint="this is a defect of CLOS: see the worker's log")

@@ -4,7 +4,7 @@ Every write names the claim's fence, so a worker that lost its claim writes noth
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session, lazyload
@@ -177,14 +177,15 @@ class Journal:
             return
         self._feed.wake()
 
-    def settle(self, observed: ObservedState) -> None:
+    def settle(self, touched: Iterable[str], observed: ObservedState) -> None:
         """Take back `starting` and `stopping` from services that the operation did not get to the end with."""
         with self._record.write() as session:
             operation = self._held(session)
-            for service_id, instance in observed.instances.items():
+            for service_id in touched:
                 service = _service(session, service_id)
                 if service is None or service.status not in ("starting", "stopping"):
                     continue
+                instance = observed.of(service_id)
                 if instance.phase is not Phase.UNKNOWN:
                     _record_instance(session, service_id, instance)
                 status = status_of(

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 
-from domain.errors import EngineUnreachable
+from domain.errors import ClosError, EngineUnreachable
 from domain.observation import Instance, ObservedState, Phase
 from domain.specs import RuntimeKind, ServiceSpec
 from domain.states import HealthStatus
@@ -20,6 +20,7 @@ class Observer:
         self._guards = {kind: threading.Lock() for kind in runtimes}
         self._looks: dict[str, tuple[float, Mapping[str, Instance]]] = {}
         self._changed_at: dict[str, float] = {}
+        self._refusals: dict[str, tuple[float, ClosError]] = {}
 
     def changed(self, kind: str) -> None:
         """Something was done through this runtime: a look that began before no longer shows what is."""
@@ -37,8 +38,16 @@ class Observer:
             # One that began after we asked is as good as our own.
             if at > self._changed_at.get(kind, 0.0) and (at >= asked_at or asked_at - at <= max_age_s):
                 return seen
+            refused_at, refusal = self._refusals.get(kind, (0.0, None))
+            if refusal is not None and refused_at >= asked_at:
+                # Who waited for a look at a hanging engine has waited long enough for its answer.
+                raise refusal
             began = time.monotonic()
-            seen = self._runtimes[kind].observe()
+            try:
+                seen = self._runtimes[kind].observe()
+            except ClosError as refusal:
+                self._refusals[kind] = (time.monotonic(), refusal)
+                raise
             self._looks[kind] = (began, seen)
             return seen
 
@@ -48,7 +57,7 @@ class Observer:
             return Instance(spec.id)
         try:
             return self.look(spec.runtime.value, max_age_s).get(spec.id) or Instance(spec.id)
-        except EngineUnreachable as refusal:
+        except ClosError as refusal:
             return Instance(spec.id, Phase.UNKNOWN, detail=refusal.message)
 
     def snapshot(

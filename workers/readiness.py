@@ -1,6 +1,7 @@
 """Waiting for a condition: alive and listening, healthy, or completed. It ends as soon as it can be told."""
 
 import time
+from dataclasses import replace
 
 from domain.errors import StartFailed, TimedOut, Unhealthy
 from domain.observation import Instance, Phase
@@ -15,6 +16,8 @@ from workers.runtimes.protocol import Runtime
 _FIRST_PAUSE_S = 0.02
 _LAST_PAUSE_S = 1.0
 _LOG_LINES = 20
+# How often a wait looks whether it still makes sense: cancelled, lost, or its service ended.
+_LOOK_UP_S = 0.5
 # Without a health check: how long it may take until it listens.
 _LISTEN_TIMEOUT_S = 60.0
 
@@ -44,15 +47,25 @@ class Readiness:
 
     def _look(self) -> Instance:
         instance = self._observer.instance(self._spec)
-        if self._spec.runtime is not RuntimeKind.EXTERNAL and instance.phase in (Phase.EXITED, Phase.ABSENT):
+        if self._spec.runtime is RuntimeKind.EXTERNAL:
+            return replace(instance, phase=Phase.RUNNING)  # nobody can see whether it runs; its ports tell
+        if instance.phase in (Phase.EXITED, Phase.ABSENT):
             raise died(self._spec, self._runtime, instance)
         return instance
 
-    def _pause(self, pause_s: float, deadline: float, what: str) -> float:
-        self._claim.check()
+    def _pause(self, pause_s: float, deadline: float, what: str, look: bool = False) -> float:
+        """Wait, in pieces: a check's interval may be long. The next pause."""
+        over_at = time.monotonic() + pause_s
+        while True:
+            self._claim.check_waiting()
+            left_s = min(over_at, deadline) - time.monotonic()
+            if left_s <= 0:
+                break
+            self._claim.stopping.wait(min(left_s, _LOOK_UP_S))
+            if look and left_s > _LOOK_UP_S:
+                self._look()
         if time.monotonic() >= deadline:
             raise TimedOut(f"{self._spec.id} {what} in time", hint="look at its logs, or give it longer")
-        self._claim.stopping.wait(pause_s)
         return min(pause_s * 1.5, _LAST_PAUSE_S)
 
     def _until_listening(self, deadline: float) -> tuple[Instance, HealthStatus]:
@@ -78,7 +91,7 @@ class Readiness:
                 if failures >= check.retries:
                     raise _unhealthy(self._spec, self._runtime, result, failures, instance)
                 pause_s = check.interval_s
-            pause_s = min(self._pause(pause_s, deadline, "did not become healthy"), check.interval_s)
+            pause_s = min(self._pause(pause_s, deadline, "did not become healthy", look=True), check.interval_s)
 
     def _until_completed(self, deadline: float) -> tuple[Instance, HealthStatus]:
         pause_s = _FIRST_PAUSE_S

@@ -1,5 +1,6 @@
 """One operation from its claim to its end: observe, plan, execute, journal."""
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +8,10 @@ from typing import Any
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from domain.errors import Cancelled, ClaimLost, ClosError, Stopping
+from domain.errors import Cancelled, ClaimLost, ClosError, DatabaseBusy, GroupNotFound, ServiceNotFound, Stopping
 from domain.observation import ObservedState
 from domain.planning import Plan, plan_restart, plan_start, plan_stop
 from domain.specs import RuntimeKind, ServiceSpec
@@ -51,9 +54,17 @@ def read_subject(record: Record, service_ids: Sequence[str]) -> Subject:
 
 
 def run(context: Context, operation_id: str) -> None:
-    """Work on an operation if it is to be had. Never raises: the row says how it ended."""
-    taken = context.claims.take(operation_id)
+    """Work on an operation if it is to be had. Never raises: the row says how it ended.
+
+    Where the row itself cannot be written, the claim is let go: it falls silent, and a worker that can write goes on.
+    """
+    try:
+        taken = context.claims.take(operation_id)
+    except (DatabaseBusy, SQLAlchemyError) as refusal:
+        log.warning("operation.not_claimable", operation_id=operation_id, error=str(refusal))
+        return
     if taken is None:
+        context.feed.wake()  # it may have ended as poison just now
         log.debug("operation.not_claimed", operation_id=operation_id)
         return
     context.feed.wake()
@@ -66,6 +77,8 @@ def run(context: Context, operation_id: str) -> None:
         log.warning("operation.claim_lost", operation_id=operation_id)
     except Stopping:
         _give_back(context, operation, journal)
+    except (DatabaseBusy, SQLAlchemyError) as refusal:
+        log.warning("operation.abandoned", operation_id=operation_id, error=str(refusal))
     except ClosError as refusal:
         _fail(journal, operation_id, refusal.as_dict())
     except Exception as defect:
@@ -96,9 +109,7 @@ def _end_well(context: Context, operation: Operation, claim: Claim, journal: Jou
     outcome = executor.run(_deadline(context, operation, parameters))
     if not outcome.cancelled and operation.type.endswith((".start", ".restart")):
         executor.last_observation(outcome)
-    if operation.type.endswith(".remove") and not outcome.failed and not outcome.cancelled:
-        _forget(context.record, operation)
-    _conclude(journal, operation, plan, outcome)
+    _conclude(context, journal, operation, subject, plan, outcome)
 
 
 def _deadline(context: Context, operation: Operation, parameters: Mapping[str, Any]) -> float:
@@ -140,18 +151,23 @@ def _images_ready(context: Context, specs: Sequence[ServiceSpec], observed: Obse
     }
 
 
-def _forget(record: Record, operation: Operation) -> None:
-    with record.write() as session:
+def _forget(session: Session, operation: Operation) -> None:
+    """The end of a removal. Somebody may have been quicker, which is as good."""
+    with contextlib.suppress(ServiceNotFound, GroupNotFound):
         if operation.service_id is not None:
             registry.delete_service(session, operation.service_id)
         elif operation.group_name is not None:
             registry_groups.delete_group(session, operation.group_name)
 
 
-def _conclude(journal: Journal, operation: Operation, plan: Plan, outcome: Outcome) -> None:
-    journal.settle(sorted({step.target for step in plan.steps}))
+def _conclude(
+    context: Context, journal: Journal, operation: Operation, subject: Subject, plan: Plan, outcome: Outcome
+) -> None:
+    touched = {step.target for step in plan.steps}
+    observed = context.observer.snapshot([spec for spec in subject.specs if spec.id in touched], subject.health)
+    journal.settle(sorted(touched), observed)
     result = {"changed": len(outcome.completed), "steps": len(plan.steps)}
-    if outcome.cancelled:
+    if outcome.cancelled and len(outcome.completed) < len(plan.steps):
         journal.finish(
             OperationStatus.CANCELLED, result, Cancelled("it was cancelled between two steps", hint=None).as_dict()
         )
@@ -159,6 +175,8 @@ def _conclude(journal: Journal, operation: Operation, plan: Plan, outcome: Outco
         first = next(iter(outcome.failed.items()))
         error = first[1].as_dict() | {"step": first[0], "failed_steps": sorted(outcome.failed)}
         journal.finish(OperationStatus.FAILED, result, error)
+    elif operation.type.endswith(".remove"):
+        journal.finish(OperationStatus.COMPLETED, result, last=lambda session: _forget(session, operation))
     else:
         journal.finish(OperationStatus.COMPLETED, result)
     log.info("operation.ended", operation_id=operation.id, failed=len(outcome.failed), done=len(outcome.completed))
@@ -167,8 +185,8 @@ def _conclude(journal: Journal, operation: Operation, plan: Plan, outcome: Outco
 def _give_back(context: Context, operation: Operation, journal: Journal) -> None:
     try:
         journal.hand_back()
-    except ClosError as refusal:
-        log.warning("operation.not_handed_back", operation_id=operation.id, error=refusal.message)
+    except (ClosError, SQLAlchemyError) as refusal:
+        log.warning("operation.not_handed_back", operation_id=operation.id, error=str(refusal))
         return
     # Another worker takes it now; without one, the next that starts does.
     context.outbox.operation(operation.id, operation.type)
@@ -178,5 +196,5 @@ def _give_back(context: Context, operation: Operation, journal: Journal) -> None
 def _fail(journal: Journal, operation_id: str, error: dict[str, Any]) -> None:
     try:
         journal.finish(OperationStatus.FAILED, error=error)
-    except ClosError as refusal:
-        log.warning("operation.end_not_written", operation_id=operation_id, error=refusal.message)
+    except (ClosError, SQLAlchemyError) as refusal:
+        log.warning("operation.end_not_written", operation_id=operation_id, error=str(refusal))

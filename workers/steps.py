@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from domain.errors import PortHeld, StartFailed
+from domain.errors import PortHeld, StartFailed, TimedOut
 from domain.observation import Instance
 from domain.planning import Action, Step
 from domain.specs import RuntimeKind, ServiceSpec
@@ -58,8 +58,8 @@ class Steps:
         spec = self._specs[step.target]
         runtime = self._runtime(spec)
         actions: dict[Action, Callable[[], Done]] = {
-            Action.PULL: lambda: self._prepare(spec, runtime),
-            Action.BUILD: lambda: self._prepare(spec, runtime),
+            Action.PULL: lambda: self._prepare(spec, runtime, deadline),
+            Action.BUILD: lambda: self._prepare(spec, runtime, deadline),
             Action.CREATE: lambda: Done(runtime.create(spec)),
             Action.START: lambda: self._start(spec, runtime),
             Action.WAIT: lambda: self._wait(step, spec, runtime, deadline),
@@ -89,12 +89,14 @@ class Steps:
         kind = spec.runtime.value if spec.runtime is not RuntimeKind.EXTERNAL else RuntimeKind.PROCESS.value
         return self._runtimes[kind]
 
-    def _prepare(self, spec: ServiceSpec, runtime: Runtime) -> Done:
+    def _prepare(self, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
         told_at = 0.0
 
         def tell(text: str) -> None:
             nonlocal told_at
-            self._claim.check()
+            self._claim.check_waiting()
+            if time.monotonic() >= deadline:
+                raise TimedOut(f"the operation's time was up while {text}", hint="give it a longer timeout")
             if time.monotonic() - told_at >= _NOTE_EVERY_S:
                 told_at = time.monotonic()
                 self._note(text)
