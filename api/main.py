@@ -1,13 +1,18 @@
 """The API process: `python -m api.main`."""
 
+import importlib
 import os
 import sys
 
 from flask import Flask
+from sqlalchemy.exc import SQLAlchemyError
 
 import settings
+from api import first_start
+from api.app import BLUEPRINTS, create_app
 from api.server import THREADS, Server, address
 from bus import process_identity
+from domain.errors import ClosError
 
 GRACE_S = 4
 _MAX_CONNECTIONS = 1000
@@ -20,13 +25,6 @@ def _stop(app: Flask) -> None:
 
 
 def _make(configured: settings.Settings) -> Flask:
-    # Imported here, in the worker: the process that only watches over it stays small.
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from api import first_start
-    from api.app import create_app
-    from domain.errors import ClosError
-
     app = create_app(configured)
     try:
         first_start.prepare(configured, app.extensions["clos"].record)
@@ -44,6 +42,9 @@ def main() -> int:
     except settings.SettingsError as wrong:
         print(wrong, file=sys.stderr)
         return 2
+    for module in BLUEPRINTS:
+        # Before gunicorn forks, so that its two processes share the memory of what is imported.
+        importlib.import_module(module)
     registered = process_identity.register(configured.home, "api")
     options = {
         "bind": [address(configured.api.host, configured.api.port)],

@@ -1,5 +1,7 @@
 """gunicorn, run from within: what API and gateway have in common."""
 
+import gc
+import json
 import sys
 import threading
 import time
@@ -7,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from flask import Flask, json
+from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
-from api.bodies import DEADLINES, SERVED
+from api.deadlines import DEADLINES, SERVED
 from settings import Settings
 
 _log = structlog.get_logger()
@@ -106,6 +108,13 @@ class Server(BaseApplication):  # type: ignore[misc]
         tls = {"certfile": settings.security.tls_cert, "keyfile": settings.security.tls_key}
         self._options = _OPTIONS | {name: value for name, value in tls.items() if value} | options
         super().__init__()
+
+    def run(self) -> None:
+        """Serve until the end."""
+        # What is imported by now is left alone by the collector, so that the fork's two processes go on sharing it.
+        gc.collect()
+        gc.freeze()
+        super().run()
 
     def load_config(self) -> None:
         """Everything is set here; neither files nor the command line are read."""
