@@ -8,7 +8,7 @@ from flask import Flask
 import settings
 from api.gateway_app import create_gateway
 from api.server import Server, address
-from bus import process_identity
+from bus import log_lines, process_identity
 
 GRACE_S = 2
 _SPARE_THREADS = 64
@@ -33,6 +33,7 @@ def main() -> int:
     except settings.SettingsError as wrong:
         print(wrong, file=sys.stderr)
         return 2
+    log_lines.configure(configured.logging.level, configured.logging.format, "websocket")
     registered = process_identity.register(configured.home, "websocket")
     threads = configured.websocket.max_clients + _SPARE_THREADS
     options = {

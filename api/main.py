@@ -11,7 +11,7 @@ import settings
 from api import first_start
 from api.app import BLUEPRINTS, create_app
 from api.server import THREADS, Server, address
-from bus import process_identity
+from bus import log_lines, process_identity
 from domain.errors import ClosError
 
 GRACE_S = 4
@@ -42,6 +42,7 @@ def main() -> int:
     except settings.SettingsError as wrong:
         print(wrong, file=sys.stderr)
         return 2
+    log_lines.configure(configured.logging.level, configured.logging.format, "api")
     for module in BLUEPRINTS:
         # Before gunicorn forks, so that its two processes share the memory of what is imported.
         importlib.import_module(module)

@@ -11,6 +11,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 import settings
+from bus import log_lines
 from bus.broker import make_broker, wait_for_redis
 from bus.locks import LeaderLock
 from bus.messages import Sender
@@ -73,6 +74,7 @@ def main() -> int:
     except settings.SettingsError as refusal:
         sys.stderr.write(f"{refusal}\n")
         return 2
+    log_lines.configure(configured.logging.level, configured.logging.format, "scheduler")
     if not wait_for_redis(configured.redis_url(), _REDIS_LIMIT_S):
         sys.stderr.write(f"Redis does not answer within {_REDIS_LIMIT_S:g} s; `clos doctor` says what to do\n")
         return 1

@@ -18,6 +18,7 @@ import redis
 import structlog
 
 import settings
+from bus import log_lines
 from bus.broker import QUEUES, WakingRedisBroker, make_broker, wait_for_redis
 from bus.feed import Feed
 from bus.messages import Sender
@@ -196,6 +197,7 @@ def main() -> int:
     except settings.SettingsError as refusal:
         sys.stderr.write(f"{refusal}\n")
         return 2
+    log_lines.configure(configured.logging.level, configured.logging.format, "worker")
     # A claim must not wait five milliseconds for a thread that computes (the interpreter's default turn).
     sys.setswitchinterval(_SWITCH_S)
     if not wait_for_redis(configured.redis_url(), _REDIS_LIMIT_S):

@@ -88,5 +88,6 @@ def installation() -> Iterator[Installation]:
     try:
         yield made
     finally:
-        made.clos("down", "--services", check=False)
+        if made.clos("down", "--services", check=False).returncode:
+            made.clos("down", check=False)
         shutil.rmtree(folder, ignore_errors=True)
