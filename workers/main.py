@@ -42,6 +42,7 @@ _OTHER_THREADS = 6
 _STOP_LIMIT_S = 8.0
 _REDIS_LIMIT_S = 30.0
 _POLL_S = 0.2
+_RING_EVERY_S = 0.02
 _SWITCH_S = 0.0005
 _ENGINE_EVERY_S = 15.0
 _ENGINE_POOL = 40
@@ -170,15 +171,16 @@ class WorkerProcess:
         """Hand back what is not finished, within its limit. Managed services are left alone."""
         began = time.monotonic()
         self._stopping.set()
-        self._broker.ring_all()
         enders = [
             threading.Thread(target=worker.stop, args=(int(_STOP_LIMIT_S * 1000),), daemon=True)
             for worker in self._workers
         ]
         for ender in enders:
             ender.start()
-        for ender in enders:
-            ender.join(max(0.1, _STOP_LIMIT_S - (time.monotonic() - began)))
+        while any(ender.is_alive() for ender in enders) and time.monotonic() - began < _STOP_LIMIT_S:
+            # A consumer that waits for its bell sees only after it that it is to end.
+            self._broker.ring_all()
+            time.sleep(_RING_EVERY_S)
         held = self._held()
         self._presence.close()
         self._context.claims.close()
