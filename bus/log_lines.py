@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_NOISY = ("apscheduler", "dramatiq", "urllib3", "docker", "werkzeug")
+_NOISY = ("apscheduler", "urllib3", "docker", "werkzeug")
 
 
 # Control characters other than the newline, which both forms escape.
@@ -50,3 +50,5 @@ def configure(level: str, form: str, role: str) -> None:
     logging.basicConfig(level=threshold, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    # It warns of its own middleware when two of its workers share a process, which is what is wanted.
+    logging.getLogger("dramatiq").setLevel(logging.ERROR)

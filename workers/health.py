@@ -1,16 +1,19 @@
 """The health round: every check that is due, dead ones delaying no other."""
 
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy import or_, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, lazyload
 
 from domain.errors import ClosError
 from domain.events import EventType, Severity
 from domain.specs import RuntimeKind, ServiceSpec
-from domain.states import HealthStatus, ServiceStatus
+from domain.states import UP, HealthStatus, ServiceStatus
 from models import events
 from models.base import now
 from models.operations import OperationLock, service_target
@@ -18,25 +21,62 @@ from models.services import Service
 from workers.context import Context
 from workers.runtimes.probes import ProbeResult, probe
 
-_AT_ONCE = 32
+log = structlog.get_logger()
+_AT_ONCE = 48
+# A tick waits so long for its results; what takes longer is written when it comes, and delays no other check.
+_ROUND_S = 0.8
+_Probed = tuple[ServiceSpec, datetime, ProbeResult]
 
 
-def collect(context: Context) -> None:
-    """Probe what is due and write the results in one transaction."""
-    due = _due(context)
-    if not due:
-        return
-    with ThreadPoolExecutor(min(_AT_ONCE, len(due)), "clos-health") as pool:
-        results = list(pool.map(lambda spec: _probe(context, spec), due))
-    with context.record.write() as session:
-        locked = set(session.scalars(select(OperationLock.target)))
-        told = [
-            _note(session, spec, result)
-            for spec, result in zip(due, results, strict=True)
-            if service_target(spec.id) not in locked
-        ]
-    if any(told):
-        context.feed.wake()
+class Rounds:
+    """The health rounds of one worker process. A service whose check still runs is not checked again meanwhile."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._pool = ThreadPoolExecutor(_AT_ONCE, "clos-health")
+        self._under_way: set[str] = set()
+        self._guard = threading.Lock()
+
+    def collect(self) -> None:
+        """Probe what is due and write what answers soon in one transaction."""
+        found = _due(self._context)
+        with self._guard:
+            due = [spec for spec in found if spec.id not in self._under_way]
+            self._under_way |= {spec.id for spec in due}
+        if not due:
+            return
+        probes = [self._pool.submit(self._probe, spec) for spec in due]
+        soon = wait(probes, _ROUND_S)
+        for late in soon.not_done:
+            late.add_done_callback(self._write_late)
+        self._write([probe.result() for probe in soon.done])
+
+    def _probe(self, spec: ServiceSpec) -> _Probed:
+        began_at = now()
+        try:
+            return spec, began_at, _probe(self._context, spec)
+        finally:
+            with self._guard:
+                self._under_way.discard(spec.id)
+
+    def _write_late(self, probed: "Future[_Probed]") -> None:
+        try:
+            self._write([probed.result()])
+        except (ClosError, SQLAlchemyError) as refusal:
+            log.warning("health.not_written", error=str(refusal))
+
+    def _write(self, results: Sequence[_Probed]) -> None:
+        if not results:
+            return
+        with self._context.record.write() as session:
+            locked = set(session.scalars(select(OperationLock.target)))
+            told = [_note(session, *result) for result in results if service_target(result[0].id) not in locked]
+        if any(told):
+            self._context.feed.wake()
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=True)
 
 
 def _due(context: Context) -> Sequence[ServiceSpec]:
@@ -74,10 +114,10 @@ def _probe(context: Context, spec: ServiceSpec) -> ProbeResult:
         return ProbeResult(False, refusal.message, 0.0)
 
 
-def _note(session: Session, spec: ServiceSpec, result: ProbeResult) -> bool:
+def _note(session: Session, spec: ServiceSpec, began_at: datetime, result: ProbeResult) -> bool:
     """Write one result. Whether readers must be told."""
     service = session.get(Service, spec.id, options=[lazyload("*")])
-    if service is None:
+    if service is None or _is_outdated(service, began_at):
         return False
     service.last_health_check = now()
     service.health_response_time = result.response_time_ms
@@ -96,6 +136,16 @@ def _note(session: Session, spec: ServiceSpec, result: ProbeResult) -> bool:
         service.status = status.value
         _append(session, service, EventType.SERVICE_STATUS_CHANGED, data, severity)
     return True
+
+
+def _is_outdated(service: Service, began_at: datetime) -> bool:
+    """Whether the service was stopped, started anew or checked by another worker while this probe was under way."""
+    if service.last_health_check is not None and service.last_health_check > began_at:
+        return True
+    if service.runtime == RuntimeKind.EXTERNAL.value:
+        return False
+    started_since = service.started_at is not None and service.started_at > began_at
+    return started_since or ServiceStatus(service.status) not in UP
 
 
 def _health(service: Service, result: ProbeResult) -> HealthStatus:

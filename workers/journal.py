@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session, lazyload
 
 from bus.feed import Feed
@@ -138,8 +139,9 @@ class Journal:
             status = ServiceStatus.UNHEALTHY if alive else ServiceStatus.FAILED
         waiting: list[dict[str, Any]] = []
         if error.code == "port_held":
-            port = error.facts.get("port")
-            waiting = [{"kind": "port", "ref": f"port:{port}", "text": f"waiting for {error.message}"}]
+            port, holder = error.facts.get("port"), describe_holder(error.facts.get("holder"))
+            text = f"waiting for port {port}, held by {holder}"
+            waiting = [{"kind": "port", "ref": f"port:{port}", "text": text}]
         elif error.code == "engine_unreachable":
             waiting = [{"kind": "engine", "ref": "docker", "text": error.message}]
         if instance is not None:
@@ -176,6 +178,14 @@ class Journal:
         except DatabaseBusy:
             return
         self._feed.wake()
+
+    def unsettled(self, service_ids: Iterable[str]) -> list[str]:
+        """Which of these services are still recorded as on their way."""
+        with self._record.read() as session:
+            on_their_way = select(Service.id).where(
+                Service.id.in_(list(service_ids)), Service.status.in_(("starting", "stopping"))
+            )
+            return sorted(session.scalars(on_their_way))
 
     def settle(self, touched: Iterable[str], observed: ObservedState) -> None:
         """Take back `starting` and `stopping` from services that the operation did not get to the end with."""

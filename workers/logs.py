@@ -40,6 +40,9 @@ def read(context: Context, service_id: str, lines: int, since: str | None, query
         found = runtime.logs(service_id, _LONGEST_TAIL if query else min(lines, _LONGEST_TAIL), started_at)
     except ClosError as refusal:
         return {"error": refusal.as_dict()}
+    except Exception as defect:  # a reader waits: any answer is better than none
+        log.error("logs.broke", service=service_id, exc_info=defect)
+        return {"error": {"code": "internal_error", "message": f"{type(defect).__name__}: {defect}"}}
     wanted = [line for line in found if query is None or query in line.text]
     return {"lines": [shown(line) for line in wanted[-lines:]]}
 

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 
 from domain.errors import Cancelled, ClaimLost, ClosError, DatabaseBusy, GroupNotFound, ServiceNotFound, Stopping
 from domain.observation import ObservedState
-from domain.planning import Plan, plan_restart, plan_start, plan_stop
+from domain.planning import Action, Plan, plan_restart, plan_start, plan_stop
 from domain.specs import RuntimeKind, ServiceSpec
-from domain.states import HealthStatus, OperationStatus
+from domain.states import HealthStatus, OperationStatus, StepStatus
 from models import registry, registry_groups
 from models.groups import Group
 from models.operations import Operation
@@ -131,8 +131,18 @@ def make_plan(context: Context, operation: Operation, subject: Subject, observed
     images = _images_ready(context, subject.specs, observed)
     named = set((operation.parameters or {}).get("named") or _named(operation, subject.specs))
     if verb == "restart":
-        return plan_restart(subject.specs, observed, named, images)
+        return plan_restart(subject.specs, observed, named - _restarted(operation), images)
     return plan_start(subject.specs, observed, named, images, subject.group_order)
+
+
+def _restarted(operation: Operation) -> set[str]:
+    """What an earlier attempt had stopped or begun to start: stopping it once more would be a second interruption."""
+    return {
+        step.target
+        for step in operation.steps
+        if (step.action == Action.STOP and step.status == StepStatus.COMPLETED)
+        or (step.action == Action.START and step.status in (StepStatus.RUNNING, StepStatus.COMPLETED))
+    }
 
 
 def _named(operation: Operation, specs: Sequence[ServiceSpec]) -> list[str]:
@@ -163,9 +173,10 @@ def _forget(session: Session, operation: Operation) -> None:
 def _conclude(
     context: Context, journal: Journal, operation: Operation, subject: Subject, plan: Plan, outcome: Outcome
 ) -> None:
-    touched = {step.target for step in plan.steps}
-    observed = context.observer.snapshot([spec for spec in subject.specs if spec.id in touched], subject.health)
-    journal.settle(sorted(touched), observed)
+    # Also what an earlier attempt had begun and this one found done.
+    if unsettled := journal.unsettled([spec.id for spec in subject.specs]):
+        left = [spec for spec in subject.specs if spec.id in unsettled]
+        journal.settle(unsettled, context.observer.snapshot(left, subject.health))
     result = {"changed": len(outcome.completed), "steps": len(plan.steps)}
     if outcome.cancelled and len(outcome.completed) < len(plan.steps):
         journal.finish(

@@ -92,6 +92,8 @@ def _note(session: Session, service: Service, instance: Instance, at: datetime) 
     new = status_of(instance, wanted, health)
     if instance.phase is Phase.ABSENT and service.status == ServiceStatus.FAILED.value and wanted:
         new = ServiceStatus.FAILED  # a start that failed left nothing behind: still failed, not stopped
+    if instance.phase is Phase.EXITED and service.status == ServiceStatus.STOPPED.value:
+        new = ServiceStatus.STOPPED  # the end of an earlier run is no news, also if a start was asked for since
     if instance.phase is Phase.UNKNOWN:
         waiting = [{"kind": "engine", "ref": service.runtime, "text": "its runtime does not answer"}]
         service.waiting_for = waiting if wanted else service.waiting_for

@@ -70,7 +70,7 @@ class Steps:
             return actions[step.action]()
         finally:
             if step.action is not Action.WAIT:
-                self._observer.changed(runtime.kind)
+                self._observer.changed(spec.runtime.value)
 
     def spec(self, service_id: str) -> ServiceSpec:
         """The spec of a step's target."""
