@@ -190,7 +190,8 @@ class Client:
         if answer.status >= 400:
             problem = body if isinstance(body, dict) else {}
             if answer.status == 401:
-                problem.setdefault("hint", f"is it this home's CLOS that answers at {self.credentials.url}? clos doctor")
+                where = self.credentials.url
+                problem.setdefault("hint", f"is it this home's CLOS that answers at {where}? see `clos doctor`")
             raise ApiError(answer.status, problem)
         if body is None and raw:
             raise Unreachable(f"what answers at {self.credentials.url} is not CLOS", hint="see `clos doctor`")

@@ -51,7 +51,7 @@ WIDE: list[Column] = [
 def status(invocation: Invocation, target: str | None, group: str | None, watch: bool) -> int:
     """Show every service, or those of TARGET: its port, its state, since when, and its health."""
     if not watch:
-        _show(invocation, target, group)
+        _show(invocation, _services(invocation, target, group), group)
         return DONE
     _watch(invocation, target, group)
     return DONE
@@ -64,9 +64,8 @@ def _services(invocation: Invocation, target: str | None, group: str | None) -> 
     return list(client.pages("/services", group=group))
 
 
-def _show(invocation: Invocation, target: str | None, group: str | None) -> None:
+def _show(invocation: Invocation, services: list[dict[str, Any]], group: str | None) -> None:
     printer = invocation.printer
-    services = _services(invocation, target, group)
     if not services and not printer.machine:
         printer.data("No services are registered." if not group else "No services are registered in that group.")
         printer.say("Register some: clos groups add -f FILE, or see it work: clos demo")
@@ -76,35 +75,48 @@ def _show(invocation: Invocation, target: str | None, group: str | None) -> None
 
 
 def _watch(invocation: Invocation, target: str | None, group: str | None) -> None:
-    feed = Feed(invocation.client, [{"events": _EVENTS, **({"group": group} if group else {})}])
+    """Show it whenever it is another than before, until Ctrl-C."""
+    feed: Feed | None = Feed(invocation.client, [{"events": _EVENTS, **({"group": group} if group else {})}])
+    shown: list[list[Any]] | None = None
+    try:
+        while True:
+            feed = _opened(invocation, feed, first=shown is None)
+            services = _services(invocation, target, group)
+            seen = [[read(one) for _, read in [*COLUMNS, WAITING]] for one in services]
+            if seen != shown:
+                shown = seen
+                if invocation.terminal and not invocation.printer.machine:
+                    click.clear()
+                _show(invocation, services, group)
+            if feed is None or not _until_change(feed):
+                time.sleep(_REFRESH_S)
+    finally:
+        if feed is not None:
+            feed.close()
+
+
+def _opened(invocation: Invocation, feed: Feed | None, *, first: bool) -> Feed | None:
+    """The feed, opened on first use; None where there is none to be had."""
+    if feed is None or not first:
+        return feed
     try:
         feed.open()
     except FeedLost as lost:
         invocation.printer.detail(f"no live events ({lost}): looking every {_REFRESH_S:g} s")
-        feed.close()
-        while True:
-            _redraw(invocation, target, group)
-            time.sleep(_REFRESH_S)
-    try:
-        while True:
-            _redraw(invocation, target, group)
-            _until_change(feed)
-    finally:
-        feed.close()
+        return None
+    return feed
 
 
-def _until_change(feed: Feed) -> None:
-    """Wait for an event, then let those that come right after it come too; at most 10 s."""
+def _until_change(feed: Feed) -> bool:
+    """Wait for an event, then let those that come right after it come too; at most 10 s. False: no feed any more."""
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if feed.next(1.0) is not None:
-            settled = time.monotonic() + 0.2
-            while time.monotonic() < settled:
-                feed.next(0.05)
-            return
-
-
-def _redraw(invocation: Invocation, target: str | None, group: str | None) -> None:
-    if invocation.terminal and not invocation.printer.machine:
-        click.clear()
-    _show(invocation, target, group)
+    try:
+        while time.monotonic() < deadline:
+            if feed.next(1.0) is not None:
+                settled = time.monotonic() + 0.2
+                while time.monotonic() < settled:
+                    feed.next(0.05)
+                return True
+    except FeedLost:
+        return False
+    return True
