@@ -75,6 +75,8 @@ class Feed:
 
         if self._waiting:
             return self._new(self._waiting.popleft())
+        if self._socket is None:
+            raise FeedLost("it was lost before")
         try:
             self._socket.settimeout(max(timeout_s, 0.01))
             return self._new(self._read())
