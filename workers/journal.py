@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, lazyload
 
 from bus.feed import Feed
-from domain.errors import ClosError, DatabaseBusy, DependencyFailed
+from domain.errors import ClosError, DatabaseBusy, DependencyFailed, describe_holder
 from domain.events import EventType, Severity
 from domain.observation import Instance, ObservedState, Phase, status_of
 from domain.planning import Action, Plan, Step
