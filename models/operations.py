@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, delete, select, text, update
+from sqlalchemy import ForeignKey, Index, String, and_, delete, or_, select, text, update
 from sqlalchemy.orm import Mapped, Session, lazyload, mapped_column, relationship
 
 from domain.errors import ClaimLost, OperationInProgress, OperationNotFound, Poison
 from domain.events import EventType, Severity
-from domain.states import ACTIVE, CLAIMED, FINAL, OperationStatus, StepStatus
+from domain.states import CLAIMED, FINAL, OperationStatus, StepStatus
 from models import events
 from models.base import Base, now
 
@@ -293,13 +293,14 @@ def progress(session: Session, operation: Operation, step: dict[str, Any] | None
 
 def due(session: Session, at: datetime, limit: int = 200) -> Sequence[Operation]:
     """Active operations that nobody works on and that may be worked on now, oldest first."""
-    rows = session.scalars(
-        select(Operation)
-        .where(Operation.status.in_([status.value for status in ACTIVE]))
-        .order_by(Operation.id)
-        .limit(limit)
-    ).all()
-    return [operation for operation in rows if _is_claimable(operation, at)]
+    silent_since = at - timedelta(seconds=SILENT_AFTER_S)
+    nobodys = or_(Operation.heartbeat_at.is_(None), Operation.heartbeat_at < silent_since)
+    pending = and_(
+        Operation.status == OperationStatus.PENDING.value,
+        or_(Operation.not_before.is_(None), Operation.not_before <= at),
+    )
+    silent = and_(Operation.status.in_([status.value for status in CLAIMED]), nobodys)
+    return session.scalars(select(Operation).where(or_(pending, silent)).order_by(Operation.id).limit(limit)).all()
 
 
 def _tell(

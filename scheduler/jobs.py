@@ -1,6 +1,7 @@
 """`bus/schedule.py` as APScheduler jobs. A job only sends; the workers do."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import redis
 import structlog
@@ -23,11 +24,17 @@ def add_jobs(
             args=(periodic, sender, leads),
             id=periodic.name,
             seconds=periodic.interval_s,
+            start_date=first_run_at(periodic, now_s()),
             jitter=periodic.jitter_s or None,
             misfire_grace_time=None,
             coalesce=True,
             max_instances=1,
         )
+
+
+def first_run_at(periodic: Periodic, at_s: float) -> datetime:
+    """The middle of the next slot: at its edge, a tick a millisecond early would share its slot with the one before."""
+    return datetime.fromtimestamp((periodic.slot(at_s) + 1.5) * periodic.interval_s, UTC)
 
 
 def send(periodic: Periodic, sender: Sender, leads: Callable[[], bool]) -> bool:

@@ -177,15 +177,20 @@ def plain(name: str, *needs: str, **more: Any) -> dict[str, Any]:
 
 def checked(name: str, *needs: str, **more: Any) -> dict[str, Any]:
     """A service with a health check that waits for its needs to be healthy."""
-    check = {"type": "tcp", "interval": 0.02, "timeout": 0.5, "retries": 2, "start_period": 0.0}
     return {
         "name": name,
         "runtime": "process",
         "command": ["x"],
-        "health_check": check,
+        "health_check": every(0.02),
         "depends_on": [{"service": need, "condition": "healthy"} for need in needs],
         **more,
     }
+
+
+def every(interval_s: float, **more: Any) -> dict[str, Any]:
+    """A health check at that interval."""
+    return {"type": "exec", "test": ["true"], "interval": interval_s, "timeout": 0.5, "retries": 2, "start_period": 0.0,
+            **more}  # fmt: skip
 
 
 def status(operation: Operation) -> dict[str, str]:
