@@ -98,17 +98,18 @@ class QueryFlag(fields.Boolean):
 class Choices(fields.String):
     """Names with commas between them, meaning *or*. Loads as a list; `known` limits what may stand there."""
 
-    def __init__(self, known: list[str] | None = None, **kwargs: Any) -> None:
+    def __init__(self, known: list[str] | None = None, *, longest: int = 250, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.known = known
+        self.longest = longest
         if known:
             names = "|".join(re.escape(name) for name in known)
             self.metadata = {**self.metadata, "pattern": f"^({names})(,({names}))*$"}
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         names = str(super()._deserialize(value, attr, data, **kwargs)).split(",")
-        if len(names) > 50 or any(not name for name in names):
-            raise ValidationError("Names with commas between them, at most 50.")
+        if len(names) > 50 or any(not 1 <= len(name) <= self.longest for name in names):
+            raise ValidationError(f"Names with commas between them, at most 50 of {self.longest} characters.")
         wrong = [name for name in names if self.known is not None and name not in self.known]
         if wrong:
             raise ValidationError(f"Must be among: {', '.join(self.known or [])}.")

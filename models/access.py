@@ -143,23 +143,21 @@ def keys_page(session: Session, user_id: int | None, after: str | None, limit: i
 def audit_page(
     session: Session,
     *,
-    actor: str | None,
-    action: str | None,
-    resource: str | None,
+    actors: Sequence[str] | None,
+    actions: Sequence[str] | None,
+    resources: Sequence[str] | None,
     since: datetime | None,
     before: int | None,
     limit: int,
 ) -> Sequence[AuditEntry]:
-    """The audit log, newest first."""
+    """The audit log, newest first; several values of one field mean *or*."""
     query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
     if before is not None:
         query = query.where(AuditEntry.id < before)
-    if actor is not None:
-        query = query.where(AuditEntry.actor == actor)
-    if action is not None:
-        query = query.where(AuditEntry.action == action)
-    if resource is not None:
-        query = query.where(AuditEntry.resource == resource)
+    narrowed = ((AuditEntry.actor, actors), (AuditEntry.action, actions), (AuditEntry.resource, resources))
+    for column, values in narrowed:
+        if values is not None:
+            query = query.where(column.in_(values))
     if since is not None:
         query = query.where(AuditEntry.timestamp >= since)
     return session.scalars(query).all()

@@ -95,8 +95,8 @@ class Filter:
     readable: Sequence[str]
     types: Sequence[str] | None = None
     severities: Sequence[str] | None = None
-    service_id: str | None = None
-    group_name: str | None = None
+    service_ids: Sequence[str] | None = None
+    group_names: Sequence[str] | None = None
     since: datetime | None = None
 
 
@@ -110,10 +110,10 @@ def page(session: Session, wanted: Filter, *, edge: int | None, ascending: bool,
         query = query.where(Event.type.in_(wanted.types))
     if wanted.severities is not None:
         query = query.where(Event.severity.in_(wanted.severities))
-    if wanted.service_id is not None:
-        query = query.where(Event.service_id == wanted.service_id)
-    if wanted.group_name is not None:
-        query = query.where(Event.group_name == wanted.group_name)
+    if wanted.service_ids is not None:
+        query = query.where(Event.service_id.in_(wanted.service_ids))
+    if wanted.group_names is not None:
+        query = query.where(Event.group_name.in_(wanted.group_names))
     if wanted.since is not None:
         query = query.where(Event.timestamp >= wanted.since)
     return session.scalars(query).all()

@@ -19,8 +19,8 @@ class Filter:
 
     statuses: Sequence[str] | None = None
     types: Sequence[str] | None = None
-    service_id: str | None = None
-    group_name: str | None = None
+    service_ids: Sequence[str] | None = None
+    group_names: Sequence[str] | None = None
     since: datetime | None = None
 
 
@@ -33,10 +33,10 @@ def page(session: Session, wanted: Filter, *, edge: str | None, ascending: bool,
         query = query.where(Operation.status.in_(wanted.statuses))
     if wanted.types is not None:
         query = query.where(Operation.type.in_(wanted.types))
-    if wanted.service_id is not None:
-        query = query.where(Operation.service_id == wanted.service_id)
-    if wanted.group_name is not None:
-        query = query.where(Operation.group_name == wanted.group_name)
+    if wanted.service_ids is not None:
+        query = query.where(Operation.service_id.in_(wanted.service_ids))
+    if wanted.group_names is not None:
+        query = query.where(Operation.group_name.in_(wanted.group_names))
     if wanted.since is not None:
         query = query.where(Operation.created_at >= wanted.since)
     return session.scalars(query).all()

@@ -9,7 +9,7 @@ from api.auth import principal, requires
 from api.blueprints import ClosBlueprint
 from api.pages import PageArgs, decode_cursor, page, page_of
 from api.parts import parts
-from api.schemas import Choices, QueryWhole, Since, Text, Time
+from api.schemas import Choices, QueryWhole, Since, Time
 from domain.events import EventType, Severity, permission_for
 from models import events
 
@@ -34,8 +34,8 @@ class EventArgs(PageArgs):
     """Newest first; with `after`, oldest first from behind that id."""
 
     type = Choices()
-    service = Text(longest=160)
-    group = Text(longest=50)
+    service = Choices(longest=160)
+    group = Choices(longest=50)
     severity = Choices([severity.value for severity in Severity])
     since = Since()
     after = QueryWhole()
@@ -68,8 +68,8 @@ class Events(MethodView):
             types=args.get("type"),
             readable=readable,
             severities=args.get("severity"),
-            service_id=args.get("service"),
-            group_name=args.get("group"),
+            service_ids=args.get("service"),
+            group_names=args.get("group"),
             since=args.get("since"),
         )
         with parts().record.read() as session:

@@ -27,6 +27,8 @@ blp = ClosBlueprint("operations", __name__, url_prefix="/api/v2/operations", des
 MAX_WAIT_S = 60
 # What `api.v2.asking` adds to the fields of the request.
 _WORKED_OUT = frozenset({"targets", "services", "named", "running_dependents", "answer"})
+# Where the right that a request needs is not named like the operation that it makes.
+_RIGHTS = {"service.remove": "services:delete", "group.remove": "groups:delete", "port.check": "ports:read"}
 
 
 class OperationNotWaiting(ClosError):
@@ -40,8 +42,8 @@ class OperationArgs(PageArgs):
 
     status = Choices([status.value for status in OperationStatus])
     type = Choices()
-    service = Text(longest=160)
-    group = Text(longest=50)
+    service = Choices(longest=160)
+    group = Choices(longest=50)
     since = Since()
     after = Text(longest=36, smallest=1)
 
@@ -80,8 +82,8 @@ class Operations(MethodView):
         wanted = requests.Filter(
             statuses=args.get("status"),
             types=args.get("type"),
-            service_id=args.get("service"),
-            group_name=args.get("group"),
+            service_ids=args.get("service"),
+            group_names=args.get("group"),
             since=args.get("since"),
         )
         edge = args.get("after") if behind is None else behind[1]
@@ -192,7 +194,7 @@ def _again(session: Session, first: Operation) -> Operation:
 
 def _permission_of(operation: Operation) -> str:
     noun, _, verb = operation.type.partition(".")
-    permission = f"{noun}s:{verb}"
+    permission = _RIGHTS.get(operation.type, f"{noun}s:{verb}")
     return permission if permission in KNOWN else "*"
 
 

@@ -15,7 +15,7 @@ from api.idempotency import after_commit, answer, unit_of_work
 from api.pages import PageArgs, decode_cursor, page, page_of
 from api.parts import parts
 from api.passwords import hash_password, new_key
-from api.schemas import Flag, Since, Strict, Text, Time, Whole
+from api.schemas import Choices, Flag, Since, Strict, Text, Time, Whole
 from domain.errors import ClosError, NotFound
 from domain.permissions import KNOWN, ROLES
 from models import access
@@ -110,9 +110,9 @@ class NewKeyBody(Strict):
 class AuditArgs(PageArgs):
     """Newest first."""
 
-    actor = Text(longest=100)
-    action = Text(longest=100)
-    resource = Text(longest=250)
+    actor = Choices(longest=100)
+    action = Choices(longest=100)
+    resource = Choices(longest=250)
     since = Since()
 
 
@@ -220,6 +220,13 @@ def _shown_key(key: ApiKey, username: str) -> dict[str, Any]:
     return {name: getattr(key, name) for name in names} | {"username": username}
 
 
+def _good_key(session: Session, key_id: str) -> ApiKey:
+    found = session.get(ApiKey, key_id)
+    if found is None or found.revoked_at is not None:
+        raise ApiKeyNotFound(key_id)
+    return found
+
+
 @keys.route("")
 class Keys(MethodView):
     """All of them."""
@@ -261,15 +268,21 @@ class Keys(MethodView):
 class OneKey(MethodView):
     """One of them."""
 
+    @requires("keys:read")
+    @keys.response(200, KeySchema)
+    def get(self, key_id: str) -> dict[str, Any]:
+        """Read an API key, without its secret"""
+        with parts().record.read() as session:
+            key = _good_key(session, key_id)
+            user = session.get(User, key.user_id)
+            return _shown_key(key, user.username if user else "")
+
     @requires("keys:change")
     @keys.response(204)
     def delete(self, key_id: str) -> Response:
         """Revoke an API key"""
         with unit_of_work() as session:
-            key = session.get(ApiKey, key_id)
-            if key is None or key.revoked_at is not None:
-                raise ApiKeyNotFound(key_id)
-            key.revoked_at = now()
+            _good_key(session, key_id).revoked_at = now()
             answer(None, 204)
         parts().principals.forget()
         return Response(status=204)
@@ -285,9 +298,9 @@ def read_audit(args: dict[str, Any]) -> dict[str, Any]:
     with parts().record.read() as session:
         rows = access.audit_page(
             session,
-            actor=args.get("actor"),
-            action=args.get("action"),
-            resource=args.get("resource"),
+            actors=args.get("actor"),
+            actions=args.get("action"),
+            resources=args.get("resource"),
             since=args.get("since"),
             before=behind[0] if behind else None,
             limit=args["limit"] + 1,
