@@ -56,3 +56,8 @@ class Base(DeclarativeBase):
 def now() -> datetime:
     """The present, in UTC. The only clock of the record."""
     return datetime.now(UTC)
+
+
+def written(at: datetime | None) -> str | None:
+    """A time as everybody outside gets it: RFC 3339 in UTC, six fraction digits, ending in `Z`."""
+    return None if at is None else at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -9,7 +9,7 @@ from sqlalchemy import Index, String, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from domain.events import EventType, Severity
-from models.base import Base, BigId, now
+from models.base import Base, BigId, now, written
 
 
 class Event(Base):
@@ -42,7 +42,7 @@ class Event(Base):
             "group_name": self.group_name,
             "operation_id": self.operation_id,
             "data": self.data or {},
-            "timestamp": self.timestamp.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "timestamp": written(self.timestamp),
         }
 
 

@@ -10,17 +10,12 @@ from sqlalchemy.orm import Session
 from domain import ports as decide
 from domain.observation import Listener
 from domain.states import UP
-from models.base import now
+from models.base import now, written
 from models.installation import SystemConfig
 from models.ports import THIS_NODE, PortClaim, PortLease, PortRange, SeenListener
 from models.services import Service
 
 _SCANNED = "listeners.scanned"
-
-
-def written(at: datetime | None) -> str | None:
-    """A time as answers and results write it."""
-    return None if at is None else at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def record_scan(session: Session, at: datetime) -> None:

@@ -17,7 +17,7 @@ from domain.observation import Instance, ObservedState, Phase, status_of
 from domain.planning import Action, Plan, Step
 from domain.states import STEP_FINAL, Desired, HealthStatus, OperationStatus, ServiceStatus, StepStatus
 from models import events, operations
-from models.base import now
+from models.base import now, written
 from models.operations import Operation, OperationStep
 from models.record import Record
 from models.services import Service
@@ -169,12 +169,13 @@ class Journal:
             operations.progress(session, operation)
         self._feed.wake()
 
-    def note(self, text: str) -> None:
-        """Say what the current step is doing (the lines of a pull or a build). A busy database costs the line only."""
+    def note(self, step: Step, text: str) -> None:
+        """Say what a running step is doing (the lines of a pull or a build). A busy database costs the line only."""
         try:
             with self._record.write() as session:
                 operation = self._held(session)
-                operations.progress(session, operation, {"note": text[:500]})
+                shown = _shown(self._row_of(session, step)) | {"note": text[:500]}
+                operations.progress(session, operation, shown)
         except DatabaseBusy:
             return
         self._feed.wake()
@@ -248,10 +249,18 @@ def _row(step: Step, position: int) -> OperationStep:
 
 
 def _shown(row: OperationStep) -> dict[str, Any]:
-    shown: dict[str, Any] = {"id": row.id, "action": row.action, "target": row.target, "status": row.status}
-    if row.error is not None:
-        shown["error"] = row.error
-    return shown
+    """A step as interface.md has it."""
+    return {
+        "id": row.id,
+        "action": row.action,
+        "target": row.target,
+        "depends_on": row.depends_on or [],
+        "cause": row.cause,
+        "status": row.status,
+        "started_at": written(row.started_at),
+        "ended_at": written(row.ended_at),
+        "error": row.error,
+    }
 
 
 def _set_instance(

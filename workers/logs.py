@@ -9,7 +9,7 @@ import structlog
 from bus.messages import FOLLOW_LOGS, READ_LOGS
 from domain.errors import ClosError, ServiceNotFound
 from domain.events import EventType, Severity
-from models.base import now
+from models.base import now, written
 from models.services import Service
 from workers.context import Context
 from workers.runtimes.protocol import LogLine, Runtime
@@ -49,8 +49,7 @@ def read(context: Context, service_id: str, lines: int, since: str | None, query
 
 def shown(line: LogLine) -> dict[str, object]:
     """A line as it goes over the wire."""
-    at = line.at.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if line.at else None
-    return {"text": line.text, "at": at, "stream": line.stream}
+    return {"text": line.text, "at": written(line.at), "stream": line.stream}
 
 
 def _runtime_of(context: Context, service_id: str) -> Runtime:
@@ -109,5 +108,5 @@ def _event(service_id: str, group: str | None, line: LogLine) -> dict[str, objec
         "group_name": group,
         "operation_id": None,
         "data": shown(line),
-        "timestamp": now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "timestamp": written(now()),
     }

@@ -37,7 +37,7 @@ class Steps:
         runtimes: Mapping[str, Runtime],
         observer: Observer,
         claim: Claim,
-        note: Callable[[str], None],
+        note: Callable[[Step, str], None],
         stop_timeout_s: float | None = None,
     ) -> None:
         self._specs = specs
@@ -58,8 +58,8 @@ class Steps:
         spec = self._specs[step.target]
         runtime = self._runtime(spec)
         actions: dict[Action, Callable[[], Done]] = {
-            Action.PULL: lambda: self._prepare(spec, runtime, deadline),
-            Action.BUILD: lambda: self._prepare(spec, runtime, deadline),
+            Action.PULL: lambda: self._prepare(step, spec, runtime, deadline),
+            Action.BUILD: lambda: self._prepare(step, spec, runtime, deadline),
             Action.CREATE: lambda: Done(runtime.create(spec)),
             Action.START: lambda: self._start(spec, runtime),
             Action.WAIT: lambda: self._wait(step, spec, runtime, deadline),
@@ -89,7 +89,7 @@ class Steps:
         kind = spec.runtime.value if spec.runtime is not RuntimeKind.EXTERNAL else RuntimeKind.PROCESS.value
         return self._runtimes[kind]
 
-    def _prepare(self, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
+    def _prepare(self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
         told_at = 0.0
 
         def tell(text: str) -> None:
@@ -99,7 +99,7 @@ class Steps:
                 raise TimedOut(f"the operation's time was up while {text}", hint="give it a longer timeout")
             if time.monotonic() - told_at >= _NOTE_EVERY_S:
                 told_at = time.monotonic()
-                self._note(text)
+                self._note(step, text)
 
         runtime.prepare(spec, tell)
         return Done()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.auth import principal
@@ -12,6 +13,7 @@ from domain.states import Desired
 from models import operations, registry_graph
 from models.operations import Operation
 from models.registry_graph import Targets
+from models.services import Service
 
 _DESIRED = {"start": Desired.RUNNING, "restart": Desired.RUNNING, "stop": Desired.STOPPED, "remove": Desired.STOPPED}
 
@@ -70,7 +72,8 @@ def ask(
         session,
         f"{'group' if group is not None else 'service'}.{verb}",
         targets=parameters["targets"],
-        group_name=group,
+        # Whoever follows a group hears of its services' operations too.
+        group_name=group if service is None else _group_of(session, service),
         service_id=service,
         parameters=parameters,
         initiated_by=principal().name,
@@ -79,3 +82,7 @@ def ask(
     if not dry_run and verb in _DESIRED:
         registry_graph.want(session, targets.services, _DESIRED[verb])
     return operation
+
+
+def _group_of(session: Session, service_id: str) -> str | None:
+    return session.scalar(select(Service.group_name).where(Service.id == service_id))

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from api.v2.service_answers import definition, written
+from api.v2.service_answers import definition
 from domain import graph
 from domain.states import UP, Desired, HealthStatus, ServiceStatus, group_status
+from models.base import written
 from models.groups import Group
 from models.registry_views import ServiceView
 

@@ -32,6 +32,7 @@ from api.v2.service_answers import as_json
 from domain.errors import NotFound
 from domain.states import OperationStatus
 from models import operations, port_ranges, registry_verdicts
+from models.base import written
 from models.operations import Operation
 from models.ports import PortClaim, PortLease, PortRange, SeenListener
 
@@ -83,7 +84,7 @@ def _everything(session: Session, projects: Collection[str] | None, states: Coll
         return projects is None or any(each.start_port <= (port or 0) <= each.end_port for each in rows)
 
     return {
-        "observed_at": registry_verdicts.written(registry_verdicts.scanned_at(session)),
+        "observed_at": written(registry_verdicts.scanned_at(session)),
         "ranges": [registry_verdicts.range_shown(each, used[each.id]) for each in rows if "ranged" in states],
         "leases": [registry_verdicts.lease_shown(each) for each in session.scalars(leases)]
         if "leased" in states

@@ -1,11 +1,11 @@
 """A service as JSON, made by hand: marshmallow would take longer over a list of 50 than all the rest together."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import Response, json
 
+from models.base import written
 from models.registry_views import ServiceView
 
 _PLAIN = (
@@ -18,15 +18,6 @@ _POINT = (
     "response_time",
 )  # fmt: skip
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - where to call, not to bind
-
-
-def written(at: datetime | None) -> str | None:
-    """A time in UTC with six fraction digits and `Z`. The record gives aware times in UTC."""
-    if at is None:
-        return None
-    if at.tzinfo is not UTC:
-        at = at.astimezone(UTC)
-    return at.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def as_json(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
