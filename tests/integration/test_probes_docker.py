@@ -1,0 +1,31 @@
+import time
+from dataclasses import replace
+
+import pytest
+
+from domain.specs import PortRequest, ServiceSpec
+from tests.contract.kit import free_port
+from tests.images import make_docker_runtime, remove_all, test_image
+from workers.runtimes.probes import default_ready
+
+
+@pytest.mark.docker
+def test_a_container_that_does_not_listen_is_not_ready_although_dockers_proxy_accepts() -> None:
+    runtime, instance_id = make_docker_runtime()
+    try:
+        ports = (PortRequest(host_port=free_port(), container_port=80),)
+        wanted = ServiceSpec(
+            id="g.a", name="a", group="g", ports=ports, image=test_image(), network_name=f"probes-{instance_id[:12]}"
+        )
+        for command, ready in ((("idle",), False), (("serve",), True)):
+            service = replace(wanted, id=f"g.{command[0]}", name=command[0], command=command)
+            instance = runtime.start(service)
+            result = default_ready(service, runtime, instance)
+            deadline = time.monotonic() + 5
+            while ready and not result.ok and time.monotonic() < deadline:
+                result = default_ready(service, runtime, instance)
+            assert result.ok is ready, result.detail
+            runtime.stop(service, 5.0)
+    finally:
+        remove_all(instance_id)
+        runtime.close()
