@@ -1,6 +1,7 @@
 """The queue `collectors`: what is done again and again. A tick's slot is taken first, so a doubled one does nothing."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 
 import dramatiq
 import structlog
@@ -20,33 +21,49 @@ log = structlog.get_logger()
 def declare(broker: dramatiq.Broker, context: Context, queue_is_empty: Callable[[], bool]) -> None:
     """Declare the queue's actors."""
     rounds = health.Rounds(context)
-    work: dict[str, Callable[[], object]] = {
-        WATCHDOG.name: lambda: watchdog.send_overdue(context, queue_is_empty()),
-        STATE.name: lambda: state.collect(context),
-        HEALTH.name: rounds.collect,
-        RETENTION.name: lambda: retention.age_out(context),
-    }
+    ticks = Ticks(
+        context,
+        {
+            WATCHDOG.name: lambda: watchdog.send_overdue(context, queue_is_empty()),
+            STATE.name: lambda: state.collect(context),
+            HEALTH.name: rounds.collect,
+            RETENTION.name: lambda: retention.age_out(context),
+        },
+    )
 
     @dramatiq.actor(actor_name=TICK, queue_name="collectors", broker=broker)
     def tick(name: str, slot: int) -> None:
-        run_tick(context, work, name, slot)
+        ticks.run(name, slot)
 
 
-def run_tick(context: Context, work: dict[str, Callable[[], object]], name: str, slot: int) -> None:
-    """Do a periodic piece of work once per slot. One that fails is logged: the next tick tries again."""
-    if name not in work:
-        log.warning("tick.unknown", tick=name)
-        return
-    try:
-        _run_once(context, work[name], name, slot)
-    except (ClosError, SQLAlchemyError, OSError) as refusal:
-        log.warning("tick.failed", tick=name, error=str(refusal))
+class Ticks:
+    """Periodic work, once per slot, and each kind once at a time: one that hangs takes one thread, not all of them."""
 
+    def __init__(self, context: Context, work: Mapping[str, Callable[[], object]]) -> None:
+        self._context = context
+        self._work = work
+        self._busy = {name: threading.Lock() for name in work}
 
-def _run_once(context: Context, work: Callable[[], object], name: str, slot: int) -> None:
-    with context.record.write() as session:
-        first = take_slot(session, name, slot)
-        # A tick that arrives is the scheduler's sign of life: it has no other way to the record.
-        session.merge(Heartbeat(id="scheduler", role="scheduler", at=now()))
-    if first and not context.stopping.is_set():
-        work()
+    def run(self, name: str, slot: int) -> None:
+        """Do a piece of work. One that fails is logged: the next tick tries again."""
+        if name not in self._work:
+            log.warning("tick.unknown", tick=name)
+            return
+        if not self._busy[name].acquire(blocking=False):
+            # Its slot stays free, for a worker whose own one has ended.
+            log.debug("tick.still_busy", tick=name)
+            return
+        try:
+            self._once(name, slot)
+        except (ClosError, SQLAlchemyError, OSError) as refusal:
+            log.warning("tick.failed", tick=name, error=str(refusal))
+        finally:
+            self._busy[name].release()
+
+    def _once(self, name: str, slot: int) -> None:
+        with self._context.record.write() as session:
+            first = take_slot(session, name, slot)
+            # A tick that arrives is the scheduler's sign of life: it has no other way to the record.
+            session.merge(Heartbeat(id="scheduler", role="scheduler", at=now()))
+        if first and not self._context.stopping.is_set():
+            self._work[name]()

@@ -1,6 +1,7 @@
 """The worker process: `python -m workers.main`. Start as many as you like, from any shell with the same CLOS_HOME.
 
-Two `dramatiq.Worker`s share it: one for `operations`, one for the rest, so that long starts starve no collector.
+Three `dramatiq.Worker`s share it: one for `operations`, one for `logs`, one for the rest, so that long starts and slow
+readers starve no collector.
 There is no master that falls with a child (pitfalls 1.3).
 """
 
@@ -39,6 +40,7 @@ from workers.runtimes.protocol import Runtime
 
 log = structlog.get_logger()
 _OTHER_THREADS = 6
+_LOG_THREADS = 4
 _STOP_LIMIT_S = 8.0
 _REDIS_LIMIT_S = 30.0
 _POLL_S = 0.2
@@ -115,8 +117,10 @@ class WorkerProcess:
         logs.declare(self._broker, self._context)
         notifications.declare(self._broker)
         threads = min(configured.workers.threads, configured.performance.max_concurrent_operations)
+        # Readers of logs wait on the engine; a collector or a port check must not wait behind them.
+        others = set(QUEUES) - {"operations", "logs"}
         made = []
-        for queues, count in (({"operations"}, threads), (set(QUEUES) - {"operations"}, _OTHER_THREADS)):
+        for queues, count in (({"operations"}, threads), (others, _OTHER_THREADS), ({"logs"}, _LOG_THREADS)):
             worker = dramatiq.Worker(self._broker, queues=queues, worker_threads=count, worker_timeout=250)
             # No hoarding: what this process has no thread for is left to others (pitfalls 1.13).
             worker.queue_prefetch = count

@@ -14,7 +14,7 @@ from models.base import now
 from models.ports import SeenListener
 from models.record import Record
 from workers.claims import Claim
-from workers.collectors import run_tick
+from workers.collectors import Ticks
 from workers.context import Context
 from workers.journal import Journal
 from workers.runtimes import listeners
@@ -22,6 +22,7 @@ from workers.runtimes import listeners
 
 def declare(broker: dramatiq.Broker, context: Context) -> None:
     """Declare the queue's actors."""
+    ticks = Ticks(context, {LISTENERS.name: lambda: scan(context.record)})
 
     @dramatiq.actor(actor_name=RUN_PORT_OPERATION, queue_name="ports", broker=broker)
     def run_port_operation(operation_id: str) -> None:
@@ -31,7 +32,7 @@ def declare(broker: dramatiq.Broker, context: Context) -> None:
 
     @dramatiq.actor(actor_name=PORT_TICK, queue_name="ports", broker=broker)
     def port_tick(name: str, slot: int) -> None:
-        run_tick(context, {LISTENERS.name: lambda: scan(context.record)}, name, slot)
+        ticks.run(name, slot)
 
 
 def check(context: Context, claim: Claim, port: int) -> None:

@@ -79,7 +79,7 @@ def test_a_starting_worker_leaves_another_hosts_claims_and_sends_what_waits(kit)
 def test_a_tick_is_worked_on_once_per_slot_and_is_the_schedulers_sign_of_life(kit):
     done = []
     for slot in (7, 7, 8):
-        collectors.run_tick(kit.context, {"x": lambda: done.append(1)}, "x", slot)
+        collectors.Ticks(kit.context, {"x": lambda: done.append(1)}).run("x", slot)
     assert len(done) == 2
     with kit.record.read() as session:
         assert session.get(Heartbeat, "scheduler") is not None
@@ -89,12 +89,12 @@ def test_an_unknown_tick_and_one_that_fails_kill_nobody(kit):
     def busy():
         raise DatabaseBusy("busy")
 
-    collectors.run_tick(kit.context, {}, "x", 1)
-    collectors.run_tick(kit.context, {"x": busy}, "x", 1)
+    collectors.Ticks(kit.context, {}).run("x", 1)
+    collectors.Ticks(kit.context, {"x": busy}).run("x", 1)
 
 
 def test_a_stopping_worker_begins_no_tick(kit):
     done = []
     kit.stopping.set()
-    collectors.run_tick(kit.context, {"x": lambda: done.append(1)}, "x", 1)
+    collectors.Ticks(kit.context, {"x": lambda: done.append(1)}).run("x", 1)
     assert done == []
