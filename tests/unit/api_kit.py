@@ -30,6 +30,7 @@ from domain.states import OperationStatus
 from models import operations, rules
 from models.access import ApiKey, User
 from models.base import Base, now
+from models.ports import PortRange
 from models.record import Record
 from models.services import Service
 
@@ -141,6 +142,8 @@ class Kit:
             self._stand_in()
         self.client: FlaskClient = self.app.test_client()
         self._numbers = iter(range(1, 1_000_000))
+        with self.record.write() as session:
+            session.add(PortRange(project="development", start_port=9000, end_port=9999))
         self.key = self.user("admin")["key"]
 
     def _stand_in(self) -> None:
