@@ -6,6 +6,7 @@ A message carries an operation's id, or a tick's name and slot, or the request o
 from typing import Any
 
 import dramatiq
+from dramatiq.brokers.redis import RedisBroker
 
 from bus.schedule import Periodic
 
@@ -36,6 +37,10 @@ class Sender:
             self._send("ports", RUN_PORT_OPERATION, operation_id)
         else:
             self._send("operations", RUN_OPERATION, operation_id)
+
+    def waiting(self, queue: str) -> int:
+        """How many messages wait on a queue."""
+        return int(self._broker.do_qsize(queue)) if isinstance(self._broker, RedisBroker) else 0
 
     def tick(self, periodic: Periodic, slot: int) -> None:
         """It is time for a periodic message."""

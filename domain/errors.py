@@ -272,6 +272,12 @@ class PermissionRefused(ClosError):
     code = "permission_denied"
 
 
+class UnknownOperation(ClosError):
+    """An operation of a type that this version does not know."""
+
+    code = "unknown_operation"
+
+
 class Poison(ClosError):
     """Three workers in a row fell silent over it."""
 

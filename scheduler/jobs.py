@@ -11,6 +11,7 @@ from bus.messages import Sender
 from bus.schedule import Periodic, now_s
 
 log = structlog.get_logger()
+MAX_WAITING = 100
 
 
 def add_jobs(
@@ -42,6 +43,10 @@ def send(periodic: Periodic, sender: Sender, leads: Callable[[], bool]) -> bool:
     if not leads():
         return False
     try:
+        if sender.waiting(periodic.queue) >= MAX_WAITING:
+            # Nobody works: what would pile up says nothing that the next tick does not.
+            log.warning("tick.not_sent", tick=periodic.name, error="the queue is full; is a worker running?")
+            return False
         sender.tick(periodic, periodic.slot(now_s()))
     except (redis.RedisError, OSError) as refusal:
         # The next tick says the same: what is due is read from the record, not from the message.

@@ -147,7 +147,7 @@ class Journal:
         if instance is not None:
             # Else the next look would take it for well, and only the health round would find it ill again.
             ill = HealthStatus.UNHEALTHY if alive and error.code == "unhealthy" else None
-            _record_instance(session, step.target, instance, ill)
+            _record_instance(session, operation, step.target, instance, ill)
         _set_status(session, operation, step.target, status, error.message, waiting=waiting)
 
     def skipped(self, steps: Sequence[tuple[Step, str]]) -> None:
@@ -198,7 +198,7 @@ class Journal:
                     continue
                 instance = observed.of(service_id)
                 if instance.phase is not Phase.UNKNOWN:
-                    _record_instance(session, service_id, instance)
+                    _record_instance(session, operation, service_id, instance)
                 status = status_of(
                     instance, service.desired == Desired.RUNNING.value, HealthStatus(service.health_status)
                 )
@@ -266,7 +266,7 @@ def _shown(row: OperationStep) -> dict[str, Any]:
 def _set_instance(
     session: Session, operation: Operation, step: Step, instance: Instance, health: HealthStatus | None
 ) -> None:
-    _record_instance(session, step.target, instance, health)
+    _record_instance(session, operation, step.target, instance, health)
     # Creating and starting only begin what the wait ends: an old exit seen meanwhile is no news.
     if step.action is Action.WAIT:
         up = instance.alive or health is HealthStatus.HEALTHY  # an external one has no instance
@@ -276,7 +276,13 @@ def _set_instance(
         _set_status(session, operation, step.target, ServiceStatus.STOPPED, step.cause, waiting=[])
 
 
-def _record_instance(session: Session, service_id: str, instance: Instance, health: HealthStatus | None = None) -> None:
+def _record_instance(
+    session: Session,
+    operation: Operation,
+    service_id: str,
+    instance: Instance,
+    health: HealthStatus | None = None,
+) -> None:
     service = _service(session, service_id)
     if service is None:
         return
@@ -290,12 +296,30 @@ def _record_instance(session: Session, service_id: str, instance: Instance, heal
         service.stopped_at = None
     elif instance.phase in (Phase.EXITED, Phase.ABSENT):
         service.stopped_at = instance.ended_at or now()
+    if health is None and not instance.alive:
+        health = HealthStatus.NONE
     if health is not None:
-        service.health_status = health.value
-        service.health_failures = 0
-        service.last_health_check = now() if health is HealthStatus.HEALTHY else service.last_health_check
-    elif not instance.alive:
-        service.health_status = HealthStatus.NONE.value
+        _set_health(session, operation, service, health)
+
+
+def _set_health(session: Session, operation: Operation, service: Service, health: HealthStatus) -> None:
+    if health is HealthStatus.HEALTHY:
+        service.last_health_check = now()
+    service.health_failures = 0
+    if service.health_status == health.value:
+        return
+    data = {"from": service.health_status, "to": health.value, "detail": service.health_detail}
+    service.health_status = health.value
+    events.append(
+        session,
+        EventType.SERVICE_HEALTH_CHANGED,
+        data,
+        severity=Severity.WARNING if health is HealthStatus.UNHEALTHY else Severity.INFO,
+        actor=operation.initiated_by,
+        service_id=service.id,
+        group_name=service.group_name,
+        operation_id=operation.id,
+    )
 
 
 def _set_status(

@@ -7,12 +7,15 @@ from sqlalchemy import delete, insert, select
 
 from bus.messages import PORT_TICK, RUN_PORT_OPERATION
 from bus.schedule import LISTENERS
+from domain.errors import PermissionRefused, UnknownOperation
 from domain.observation import Listener
 from domain.states import OperationStatus
 from models import registry_verdicts
 from models.base import now
+from models.operations import Operation
 from models.ports import SeenListener
 from models.record import Record
+from workers import runner
 from workers.claims import Claim
 from workers.collectors import Ticks
 from workers.context import Context
@@ -26,30 +29,29 @@ def declare(broker: dramatiq.Broker, context: Context) -> None:
 
     @dramatiq.actor(actor_name=RUN_PORT_OPERATION, queue_name="ports", broker=broker)
     def run_port_operation(operation_id: str) -> None:
-        taken = context.claims.take(operation_id)
-        if taken is not None:
-            check(context, taken[1], (taken[0].parameters or {})["port"])
+        runner.run(context, operation_id, check)
 
     @dramatiq.actor(actor_name=PORT_TICK, queue_name="ports", broker=broker)
     def port_tick(name: str, slot: int) -> None:
         ticks.run(name, slot)
 
 
-def check(context: Context, claim: Claim, port: int) -> None:
-    """Look afresh and end the operation with the verdict."""
-    journal = Journal(context.record, context.feed, claim)
+def check(context: Context, operation: Operation, _claim: Claim, journal: Journal) -> None:
+    """Look afresh and end the operation with the verdict.
+
+    Raises:
+        PermissionRefused: the sockets cannot be read.
+        UnknownOperation: it is no check.
+    """
+    if operation.type != "port.check":
+        raise UnknownOperation(f"this worker knows no operation {operation.type}")
     try:
         scan(context.record)
-        with context.record.read() as session:
-            verdict = registry_verdicts.verdict(session, port, context.own_ports)
-        journal.finish(OperationStatus.COMPLETED, verdict)
     except OSError as refusal:
-        journal.finish(
-            OperationStatus.FAILED,
-            error={"code": "permission_denied", "message": f"the sockets cannot be read: {refusal}"},
-        )
-    finally:
-        context.claims.drop(claim)
+        raise PermissionRefused(f"the sockets cannot be read: {refusal}") from refusal
+    with context.record.read() as session:
+        verdict = registry_verdicts.verdict(session, (operation.parameters or {})["port"], context.own_ports)
+    journal.finish(OperationStatus.COMPLETED, verdict)
 
 
 def scan(record: Record) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,16 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from domain.errors import Cancelled, ClaimLost, ClosError, DatabaseBusy, GroupNotFound, ServiceNotFound, Stopping
+from domain.errors import (
+    Cancelled,
+    ClaimLost,
+    ClosError,
+    DatabaseBusy,
+    GroupNotFound,
+    ServiceNotFound,
+    Stopping,
+    UnknownOperation,
+)
 from domain.observation import ObservedState
 from domain.planning import Action, Plan, plan_restart, plan_start, plan_stop
 from domain.specs import RuntimeKind, ServiceSpec
@@ -53,11 +62,11 @@ def read_subject(record: Record, service_ids: Sequence[str]) -> Subject:
         return Subject(specs, health, {group.name: group.start_order for group in groups.values()})
 
 
-def run(context: Context, operation_id: str) -> None:
-    """Work on an operation if it is to be had. Never raises: the row says how it ended.
+Work = Callable[[Context, Operation, Claim, Journal], None]
 
-    Where the row itself cannot be written, the claim is let go: it falls silent, and a worker that can write goes on.
-    """
+
+def run(context: Context, operation_id: str, work: Work | None = None) -> None:
+    """Do `work` (carry out its plan) for an operation if it is to be had. Never raises: the row says how it ended."""
     try:
         taken = context.claims.take(operation_id)
     except (DatabaseBusy, SQLAlchemyError) as refusal:
@@ -72,7 +81,7 @@ def run(context: Context, operation_id: str) -> None:
     journal = Journal(context.record, context.feed, claim)
     log.info("operation.claimed", operation_id=operation_id, type=operation.type, attempt=operation.attempt)
     try:
-        _end_well(context, operation, claim, journal)
+        (work or carry_out)(context, operation, claim, journal)
     except ClaimLost:
         log.warning("operation.claim_lost", operation_id=operation_id)
     except Stopping:
@@ -88,7 +97,8 @@ def run(context: Context, operation_id: str) -> None:
         context.claims.drop(claim)
 
 
-def _end_well(context: Context, operation: Operation, claim: Claim, journal: Journal) -> None:
+def carry_out(context: Context, operation: Operation, claim: Claim, journal: Journal) -> None:
+    """Observe, plan, execute, and end the operation."""
     parameters = operation.parameters or {}
     subject = read_subject(context.record, parameters.get("services") or [])
     observed = context.observer.snapshot(subject.specs, subject.health, need=not parameters.get("dry_run"))
@@ -124,7 +134,11 @@ def _seconds(value: Any) -> float | None:
 
 
 def make_plan(context: Context, operation: Operation, subject: Subject, observed: ObservedState) -> Plan:
-    """The plan of an operation, from what was seen."""
+    """The plan of an operation, from what was seen.
+
+    Raises:
+        UnknownOperation: a newer CLOS has asked for it.
+    """
     verb = operation.type.rsplit(".", 1)[1]
     if verb in ("stop", "remove"):
         return plan_stop(subject.specs, observed, f"{verb} was asked for", remove=verb == "remove")
@@ -132,7 +146,9 @@ def make_plan(context: Context, operation: Operation, subject: Subject, observed
     named = set((operation.parameters or {}).get("named") or _named(operation, subject.specs))
     if verb == "restart":
         return plan_restart(subject.specs, observed, named - _restarted(operation), images)
-    return plan_start(subject.specs, observed, named, images, subject.group_order)
+    if verb == "start":
+        return plan_start(subject.specs, observed, named, images, subject.group_order)
+    raise UnknownOperation(f"this worker knows no operation {operation.type}", hint="is an older worker still running?")
 
 
 def _restarted(operation: Operation) -> set[str]:

@@ -7,13 +7,20 @@ from scheduler import jobs
 
 
 class Refusing:
+    def waiting(self, _queue):
+        return 0
+
     def tick(self, _periodic, _slot):
         raise redis.ConnectionError("away")
 
 
 class Heard:
-    def __init__(self):
+    def __init__(self, waiting=0):
         self.ticks = []
+        self._waiting = waiting
+
+    def waiting(self, _queue):
+        return self._waiting
 
     def tick(self, periodic, slot):
         self.ticks.append((periodic.name, slot))
@@ -38,6 +45,12 @@ def test_only_a_leader_sends_and_a_tick_that_cannot_go_out_is_no_error():
     assert not jobs.send(schedule.STATE, heard, lambda: False)
     assert not jobs.send(schedule.STATE, Refusing(), lambda: True)
     assert len(heard.ticks) == 1
+
+
+def test_ticks_do_not_pile_up_where_nobody_works():
+    heard = Heard(waiting=jobs.MAX_WAITING)
+    assert not jobs.send(schedule.STATE, heard, lambda: True)
+    assert heard.ticks == []
 
 
 def test_a_slot_is_the_number_of_its_interval():
