@@ -49,7 +49,7 @@ def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict
         "redis_stopped": lambda: _messages(
             lambda n: lost_messages.redis_stopped(n, 10.0 if rounds >= 50 else 4.0), count
         ),
-        "redis_wiped": lambda: _messages(lost_messages.redis_wiped, count),
+        "redis_wiped": lambda: _messages(lost_messages.redis_wiped, 100),
         "cut_clients": lambda: _cut(50 if rounds >= 50 else 10, seed),
         "terminated": lambda: _terminated(count),
         "repeated_posts": _repeated,
