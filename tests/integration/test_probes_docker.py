@@ -14,9 +14,8 @@ def test_a_container_that_does_not_listen_is_not_ready_although_dockers_proxy_ac
     runtime, instance_id = make_docker_runtime()
     try:
         ports = (PortRequest(host_port=free_port(), container_port=80),)
-        wanted = ServiceSpec(
-            id="g.a", name="a", group="g", ports=ports, image=test_image(), network_name=f"probes-{instance_id[:12]}"
-        )
+        network = f"probes-{instance_id[:12]}"
+        wanted = ServiceSpec(id="g.a", name="a", group="g", ports=ports, image=test_image(), network_name=network)
         for command, ready in ((("idle",), False), (("serve",), True)):
             service = replace(wanted, id=f"g.{command[0]}", name=command[0], command=command)
             instance = runtime.start(service)
