@@ -51,6 +51,8 @@ class Courier:
                 self._outbox.operation(operation_id, type_)
             if self._due.empty():
                 self._feed.wake()
+        # What went out last had the end behind it in the queue.
+        self._feed.wake()
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Send what waits, for at most `timeout_s`."""
