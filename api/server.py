@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 from flask import Flask
+from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -20,6 +21,7 @@ _log = structlog.get_logger()
 HEADERS_TIMEOUT_S = 10.0
 LINGER_S = 0.3
 _MAX_BACKLOG = 256
+_MORE_TO_COME = ("CONTENT-LENGTH", "TRANSFER-ENCODING", "UPGRADE")
 SWITCH_S = 0.0005
 THREADS = 32
 
@@ -36,14 +38,19 @@ class ClosWorker(ThreadWorker):  # type: ignore[misc]
     def handle(self, conn: Any) -> Any:
         """Serve one connection's next request."""
         conn.clos_deadline = DEADLINES.begin(conn.sock, HEADERS_TIMEOUT_S)
+        conn.clos_unread = True
         try:
-            return super().handle(conn)
+            result = super().handle(conn)
         finally:
             DEADLINES.end(conn.clos_deadline)
+        if result is False:
+            _hang_up(conn)
+        return result
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Its head is here."""
         DEADLINES.end(conn.clos_deadline)
+        conn.clos_unread = any(name in _MORE_TO_COME and value != "0" for name, value in req.headers)
         SERVED.request = req
         try:
             return super().handle_request(req, conn)
@@ -94,6 +101,18 @@ class ClosWorker(ThreadWorker):  # type: ignore[misc]
             client.sendall(head.encode() + body)
         except OSError as gone:
             _log.debug("client.gone", error=str(gone))
+
+
+def _hang_up(conn: Any) -> None:
+    """End a connection here: gunicorn would wait for its client for two seconds on the thread that serves everybody.
+
+    Only where a body or frames may still be on their way is the client given a moment: it would see a reset, not the answer.
+    """
+    if conn.clos_unread:
+        util.close_graceful(conn.sock, timeout=LINGER_S)
+    else:
+        util.close(conn.sock)
+    conn.close = lambda graceful=False: None  # noqa: ARG005 - called by gunicorn, which has nothing left to do
 
 
 class Server(BaseApplication):  # type: ignore[misc]

@@ -154,6 +154,17 @@ def test_a_body_that_comes_byte_by_byte_is_cut_too(serving: Serving) -> None:
         assert (status, body["code"]) == (408, "request_timeout")
 
 
+def test_clients_that_do_not_hang_up_when_told_to_hold_up_nobody(serving: Serving) -> None:
+    plain = "POST /api/v2/groups HTTP/1.1\nHost: 127.0.0.1\nConnection: close\nContent-Length: 0\n\n"
+    silent = [serving.connect(plain) for _ in range(4)]
+    assert [answer(each)[0] for each in silent] == [401] * 4
+    began = time.monotonic()
+    assert call(serving, "GET", "/auth/me").status_code == 200
+    assert time.monotonic() - began < 1.5
+    for each in silent:
+        each.close()
+
+
 def test_a_body_whose_sender_is_gone_costs_nobody_a_thread(serving: Serving) -> None:
     with serving.connect(head(serving, "Content-Length: 20")) as gone:
         gone.sendall(b"{")
@@ -224,6 +235,7 @@ def test_at_the_end_those_who_are_connected_are_answered_and_the_rest_refused(tm
         waiting.sendall(request)
         made.terminate()
         assert answer(waiting)[0] == 200
+        # Neither client hangs up: the end does not wait for them.
         began = time.monotonic()
         assert made.join()
         assert time.monotonic() - began < 2
