@@ -1,24 +1,13 @@
 """`ETag` is `"<spec_version>"`: raised by changes of what is wanted, not of what is seen."""
 
-from typing import TypeVar
-
 from flask import request
-from werkzeug.wrappers import Response
 
 from domain.errors import StaleVersion
-
-AnyResponse = TypeVar("AnyResponse", bound=Response)
 
 
 def etag(spec_version: int) -> str:
     """The header's value, quoted."""
     return f'"{spec_version}"'
-
-
-def with_etag(response: AnyResponse, spec_version: int) -> AnyResponse:
-    """Name the version that an answer shows."""
-    response.headers["ETag"] = etag(spec_version)
-    return response
 
 
 def check_if_match(spec_version: int) -> None:

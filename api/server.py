@@ -106,7 +106,8 @@ class ClosWorker(ThreadWorker):  # type: ignore[misc]
 def _hang_up(conn: Any) -> None:
     """End a connection here: gunicorn would wait for its client for two seconds on the thread that serves everybody.
 
-    Only where a body or frames may still be on their way is the client given a moment: it would see a reset, not the answer.
+    Only where a body or frames may still be on their way is the client given a moment: it would see a reset, and not
+    the answer.
     """
     if conn.clos_unread:
         util.close_graceful(conn.sock, timeout=LINGER_S)

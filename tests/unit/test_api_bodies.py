@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import requests
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from api import server
 from api.bodies import MAX_BYTES
@@ -245,6 +246,19 @@ def test_at_the_end_those_who_are_connected_are_answered_and_the_rest_refused(tm
         assert made.stopped == [api.app]
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", made.port), timeout=2)
+
+
+def test_a_socket_that_breaks_while_its_body_is_read_is_408(serving: Serving) -> None:
+    class Broken:
+        def read(self, _size: int) -> bytes:
+            raise ConnectionResetError
+
+    for length, status in (("20", 408), (str(2 * MAX_BYTES), 413)):
+        headers = {"X-API-Key": serving.api.key, "Content-Type": "application/json", "Host": "localhost"}
+        environ = EnvironBuilder("/api/v2/groups", method="POST", headers=headers).get_environ()
+        environ |= {"wsgi.input": Broken(), "CONTENT_LENGTH": length}
+        _, answered, sent = run_wsgi_app(serving.api.app, environ)
+        assert (int(answered.split()[0]), sent["Content-Type"]) == (status, "application/problem+json")
 
 
 def test_what_never_began_has_nothing_to_stop(serving: Serving) -> None:
