@@ -186,6 +186,9 @@ class Client:
         if len(raw) > _MAX_ANSWER:
             self.close()
             raise Unreachable(f"the answer to {target} is larger than {_MAX_ANSWER >> 20} MiB")
+        if answer.length:
+            # A read with a limit does not say that the connection ended early.
+            raise http.client.IncompleteRead(raw, answer.length)
         body = _decode(raw)
         if answer.status >= 400:
             problem = body if isinstance(body, dict) else {}

@@ -652,3 +652,30 @@ def test_following_survives_a_rotation(small: ProcessLogs) -> None:
     stop.set()
 
     assert rest == [*numbered(1, 299).splitlines(), "after"]
+
+
+# What it has no need of
+
+
+def test_a_process_needs_no_preparation_and_a_stopped_one_can_be_removed(home: Home) -> None:
+    spec = home.spec("exit 3")
+    home.runtime.remove(spec)
+    home.runtime.prepare(spec, pytest.fail)
+    assert home.runtime.prepared(spec)
+    assert home.runtime.create(spec).phase is Phase.ABSENT
+    home.runtime.start(spec)
+    home.ended()
+    home.runtime.remove(spec)
+    assert home.seen().phase is Phase.ABSENT
+
+
+def test_what_a_command_leaves_behind_is_seen_and_ended_by_a_stop(home: Home) -> None:
+    spec = home.started("echo ready; sleep 1234 & exit 0")
+    ended = home.ended()
+
+    assert ended.leftovers
+    assert ended.exit_code == 0
+
+    home.runtime.stop(spec, 2.0)
+
+    assert not home.seen().leftovers
