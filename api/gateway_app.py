@@ -1,5 +1,6 @@
 """The gateway as a Flask app: who is let in, by header or ticket, and what a socket is served by."""
 
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +55,7 @@ def _live() -> Response:
 
 
 def _admit() -> None:
-    g.request_id = guards.request_id()
+    g.request_id = guards.request_id() or secrets.token_hex(8)
     guards.check_host()
     origin = request.headers.get("Origin")
     if origin is not None and not guards.allowed_origin(origin, parts().settings):

@@ -255,7 +255,9 @@ def test_a_foreign_origin_or_host_is_refused_before_the_upgrade(
     with pytest.raises(websocket.WebSocketBadStatusException) as refused:
         Socket(gate, **options)
     assert refused.value.status_code == status
-    assert json.loads(refused.value.resp_body)["code"] in ("forbidden", "wrong_host")
+    body = json.loads(refused.value.resp_body)
+    assert body["code"] in ("forbidden", "wrong_host")
+    assert body["request_id"]
     own = Socket(gate, origin=f"http://localhost:{PORT}", suppress_origin=False)
     assert own.read()["type"] == "hello"
     own.close()
