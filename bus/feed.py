@@ -18,7 +18,9 @@ log = structlog.get_logger()
 _WAKE = "clos:feed:wake"
 _UNKEPT = "clos:feed:unkept"
 _FOLLOW = "follow:"
+_FOLLOWING = "following:"
 FOLLOW_TTL_S = 15
+FOLLOWING_TTL_S = 5
 
 
 class Subscription:
@@ -89,8 +91,22 @@ class Feed:
         return Subscription(self._url, on_wake, on_event)
 
     def renew_follow(self, service_id: str) -> bool:
-        """Say that somebody follows these logs. Whether nobody did so far: then a worker must be told."""
-        return not self._client.set(_FOLLOW + service_id, b"1", ex=FOLLOW_TTL_S, get=True)
+        """Say that somebody follows these logs. Whether no worker does its part: then one must be told."""
+        self._client.set(_FOLLOW + service_id, b"1", ex=FOLLOW_TTL_S)
+        return not self._client.exists(_FOLLOWING + service_id)
+
+    def follow_as(self, service_id: str, worker: str) -> bool:
+        """Whether this worker is the one that follows these logs, for another few seconds: it died if it does not ask
+        again."""
+        key = _FOLLOWING + service_id
+        try:
+            if self._client.set(key, worker, nx=True, ex=FOLLOWING_TTL_S):
+                return True
+            if self._client.get(key) != worker.encode():
+                return False
+            return bool(self._client.expire(key, FOLLOWING_TTL_S))
+        except (redis.RedisError, OSError):
+            return False
 
     def followed(self, service_id: str) -> bool:
         """Whether somebody still follows these logs."""

@@ -34,6 +34,8 @@ class Instance:
     # The engine's own health verdict, where the image or container has one.
     health: HealthStatus = HealthStatus.NONE
     oom_killed: bool = False
+    # It ended, but processes that it had started live on.
+    leftovers: bool = False
     detail: str | None = None
 
     @property

@@ -256,8 +256,9 @@ def plan_stop(
         before = tuple(
             sorted(f"{Action.STOP}:{other}" for other in dependents[service_id] if f"{Action.STOP}:{other}" in planned)
         )
-        if instance.phase in (Phase.RUNNING, Phase.CREATED, Phase.UNKNOWN):
-            steps.append(Step(Action.STOP, service_id, cause, before, None, frozenset(before)))
+        if instance.phase in (Phase.RUNNING, Phase.CREATED, Phase.UNKNOWN) or instance.leftovers:
+            why = f"{cause}; it ended, and processes that it started live on" if instance.leftovers else cause
+            steps.append(Step(Action.STOP, service_id, why, before, None, frozenset(before)))
             planned.add(steps[-1].id)
         if remove and instance.phase is not Phase.ABSENT:
             after = (f"{Action.STOP}:{service_id}",) if f"{Action.STOP}:{service_id}" in planned else ()

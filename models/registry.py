@@ -97,7 +97,9 @@ def has_instance(service: Service) -> bool:
     """Whether a container or a process of it is there, running or not, or may be."""
     if service.runtime == RuntimeKind.EXTERNAL:
         return False
-    return bool(service.container_id or service.pid) or is_running(service)
+    # A process that has ended leaves its record behind, and perhaps processes that it had started.
+    ended = service.runtime == RuntimeKind.PROCESS and service.observed_hash is not None
+    return bool(service.container_id or service.pid) or ended or is_running(service)
 
 
 def is_running(service: Service) -> bool:

@@ -1,6 +1,7 @@
 """The queue `logs`: lines for a reader who waits, and lines for those who follow."""
 
 import threading
+import uuid
 from datetime import datetime
 
 import dramatiq
@@ -67,6 +68,7 @@ class Followers:
         self._context = context
         self._following: set[str] = set()
         self._guard = threading.Lock()
+        self._worker = uuid.uuid4().hex
 
     def follow(self, service_id: str) -> None:
         """Follow a service's logs unless this process does already."""
@@ -85,6 +87,8 @@ class Followers:
             with self._context.record.read() as session:
                 service = session.get(Service, service_id)
                 group = service.group_name if service else None
+            if not self._context.feed.follow_as(service_id, self._worker):
+                return  # another worker does
             for line in runtime.follow(service_id, lambda: self._is_over(service_id)):
                 if line is not None:
                     self._context.feed.publish(_event(service_id, group, line))
@@ -95,7 +99,9 @@ class Followers:
                 self._following.discard(service_id)
 
     def _is_over(self, service_id: str) -> bool:
-        return self._context.stopping.is_set() or not self._context.feed.followed(service_id)
+        feed = self._context.feed
+        over = self._context.stopping.is_set() or not feed.followed(service_id)
+        return over or not feed.follow_as(service_id, self._worker)
 
 
 def _event(service_id: str, group: str | None, line: LogLine) -> dict[str, object]:

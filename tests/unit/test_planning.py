@@ -193,6 +193,15 @@ def test_a_stop_takes_dependents_first_and_leaves_out_what_does_not_run():
     assert ids(plan) == ["stop:g-web", "stop:g-db"]
 
 
+def test_what_an_ended_service_left_running_is_stopped_too():
+    observed = ObservedState(NOW, {"g-db": Instance("g-db", Phase.EXITED, exit_code=0, leftovers=True)})
+
+    plan = plan_stop([service("db")], observed)
+
+    assert ids(plan) == ["stop:g-db"]
+    assert "live on" in plan.steps[0].cause
+
+
 def test_a_stop_that_fails_does_not_keep_the_rest_running():
     plan = plan_stop([service("web", "db"), service("db")], seen(web=Phase.RUNNING, db=Phase.RUNNING))
 

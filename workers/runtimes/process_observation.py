@@ -1,7 +1,7 @@
 """What the records and the process table together say of each launched service."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from domain.observation import Instance, Phase
 from workers.runtimes import process_identity as processes
@@ -12,7 +12,7 @@ _CANNOT_RUN = {126: "the command could not be run (exit 126)", 127: "the command
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at the process table found: wrappers by launch, and living members of orphaned sessions."""
+    """What one look at the process table found: wrappers by launch, and living members of sessions without one."""
 
     wrappers: Mapping[str, processes.Marked]
     members: Mapping[int, Sequence[processes.Stat]]
@@ -25,26 +25,24 @@ class Sightings:
         self._state = state
         self._instance_id = instance_id
         self._boot_id = boot_id
+        # Launches that were seen to have left nobody behind. Their session's number may be somebody else's since.
+        self._over: set[str] = set()
 
     def look(self, identities: Iterable[Identity]) -> Look:
-        """One look at the process table; a second one only where a wrapper was killed."""
+        """One look at the process table; a second one only where a wrapper is gone and others may live on."""
         wrappers = {found.launch: found for found in processes.marked(self._instance_id)}
-        orphaned = {
-            found.pid: found.start_ticks or 0
-            for found in identities
-            if found.pid and found.launch not in wrappers and self._may_be_orphaned(found)
-        }
+        without = [found for found in identities if found.pid and found.launch not in wrappers]
+        orphaned = {found.pid or 0: found.start_ticks or 0 for found in without if self._may_live_on(found)}
         members: dict[int, list[processes.Stat]] = {pid: [] for pid in orphaned}
         for stat in processes.every_stat() if orphaned else ():
             if stat.session in orphaned and not stat.dead and stat.start_ticks >= orphaned[stat.session]:
                 members[stat.session].append(stat)
+        self._over |= {found.launch for found in without if not members.get(found.pid or 0)}
         return Look(wrappers, members)
 
-    def _may_be_orphaned(self, identity: Identity) -> bool:
-        """Whether its wrapper was killed before it could record an exit: then its command may live on."""
-        if identity.boot_id != self._boot_id or identity.pid is None:
-            return False
-        if self._state.ending(identity) is not None:
+    def _may_live_on(self, identity: Identity) -> bool:
+        """Whether something of its session may live: its command, if the wrapper was killed, or what that started."""
+        if identity.boot_id != self._boot_id or identity.pid is None or identity.launch in self._over:
             return False
         leader = processes.read_stat(identity.pid)
         # Another process that bears the number proves that nobody of the old session was left.
@@ -66,7 +64,10 @@ class Sightings:
             return _running(wrapper, identity.launched_at)
         if identity.pid is None and self._state.ending(identity) is None:
             return Instance(identity.service_id)
-        if members := look.members.get(identity.pid or 0):
+        members = look.members.get(identity.pid or 0)
+        if self._state.ending(identity) is not None:
+            return replace(self._ended(identity), leftovers=bool(members))
+        if members:
             return Instance(
                 identity.service_id,
                 Phase.RUNNING,
