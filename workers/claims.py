@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from domain.errors import Cancelled, ClaimLost, ClosError, Stopping
+from domain.states import CLAIMED, OperationStatus
 from models import operations
 from models.base import now
 from models.operations import Operation
@@ -82,6 +83,20 @@ class Claims:
         with self._guard:
             self._held[operation_id] = claim
         return operation, claim
+
+    def verify(self, claim: Claim) -> None:
+        """Ask the record whether a claim still holds: the heartbeat's knowledge may be as old as a frozen process.
+
+        Raises:
+            ClaimLost: another worker has it, or it has ended.
+        """
+        with self._record.read() as session:
+            row = session.execute(
+                select(Operation.fence, Operation.status).where(Operation.id == claim.operation_id)
+            ).first()
+        if row is None or row.fence != claim.fence or OperationStatus(row.status) not in CLAIMED:
+            claim.lost.set()
+            raise ClaimLost(f"operation {claim.operation_id} is no longer this worker's")
 
     def drop(self, claim: Claim) -> None:
         """Stop beating for a claim that has ended."""

@@ -113,6 +113,7 @@ def carry_out(context: Context, operation: Operation, claim: Claim, journal: Jou
         context.observer,
         claim,
         journal.note,
+        lambda: context.claims.verify(claim),
         stop_timeout_s=_seconds(parameters.get("timeout")) if operation.type.endswith(".stop") else None,
     )
     executor = Executor(plan, steps, journal, claim, context.observer, context.limits.parallel_steps)

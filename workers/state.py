@@ -38,8 +38,8 @@ def collect(context: Context) -> None:
         seen[kind] = _look(context, kind)
     with context.record.write() as session:
         locked = locked_before | _locked(session)
-        restarts = _compare(session, seen, locked, began_at)
-        created = [_restart(session, service, why) for service, why in restarts]
+        due = _compare(session, seen, locked, began_at)
+        created = [_ask(session, service, verb, why) for service, verb, why in due]
         sent = [(operation.id, operation.type) for operation in created if operation is not None]
     for operation_id, type_ in sent:
         context.outbox.operation(operation_id, type_)
@@ -64,8 +64,9 @@ def _locked(session: Session) -> set[str]:
 
 def _compare(
     session: Session, seen: Mapping[str, Mapping[str, Instance] | None], locked: set[str], began_at: datetime
-) -> list[tuple[Service, str]]:
-    restarts: list[tuple[Service, str]] = []
+) -> list[tuple[Service, str, str]]:
+    """Write down what was seen. What is to be done of CLOS's own accord: service, verb, why."""
+    due: list[tuple[Service, str, str]] = []
     # Without their children: a thousand services are looked at while the write lock is held.
     for service in session.scalars(select(Service).options(lazyload("*"))):
         if service.runtime not in seen or service_target(service.id) in locked:
@@ -79,9 +80,17 @@ def _compare(
             else instances.get(service.id) or Instance(service.id)
         )
         died = _note(session, service, instance, began_at)
-        if (why := _due_for_restart(service, instance, died, began_at)) is not None:
-            restarts.append((service, why))
-    return restarts
+        if _is_stray(service, instance):
+            due.append((service, "stop", "it runs although it was stopped: a worker that had lost its claim began it"))
+        elif (why := _due_for_restart(service, instance, died, began_at)) is not None:
+            due.append((service, "start", why))
+    return due
+
+
+def _is_stray(service: Service, instance: Instance) -> bool:
+    """A process with our mark that nobody wants. (A container may have been started by a person, who meant it.)"""
+    unwanted = service.desired == Desired.STOPPED.value and service.runtime == RuntimeKind.PROCESS.value
+    return unwanted and instance.alive
 
 
 def _note(session: Session, service: Service, instance: Instance, at: datetime) -> bool:
@@ -97,6 +106,9 @@ def _note(session: Session, service: Service, instance: Instance, at: datetime) 
     if instance.phase is Phase.UNKNOWN:
         waiting = [{"kind": "engine", "ref": service.runtime, "text": "its runtime does not answer"}]
         service.waiting_for = waiting if wanted else service.waiting_for
+    elif instance.phase is Phase.ABSENT and wanted and was_up:
+        text = "waiting for a start: its instance was removed"
+        service.waiting_for = [{"kind": "operation", "ref": service.id, "text": text}]
     elif instance.alive or not wanted:
         service.waiting_for = None
     replaced = instance.alive and _ref(service, instance) != (service.container_id or service.pid)
@@ -192,20 +204,21 @@ def _policy_wants(policy: RestartPolicy, exit_code: int | None) -> bool:
     return policy in (RestartPolicy.ALWAYS, RestartPolicy.UNLESS_STOPPED)
 
 
-def _restart(session: Session, service: Service, why: str) -> operations.Operation | None:
+def _ask(session: Session, service: Service, verb: str, why: str) -> operations.Operation | None:
     try:
         operation = operations.create(
             session,
-            "service.start",
+            f"service.{verb}",
             targets=[service_target(service.id)],
             service_id=service.id,
             group_name=service.group_name,
             parameters={"services": [service.id], "named": [service.id], "no_deps": True, "reason": why},
-            initiated_by="system:restart",
+            initiated_by="system:restart" if verb == "start" else "system:state",
             sent_at=now(),
         )
     except OperationInProgress:
         return None
-    service.restarts += 1
-    service.restart_not_before = None
+    if verb == "start":
+        service.restarts += 1
+        service.restart_not_before = None
     return operation

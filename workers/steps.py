@@ -14,7 +14,7 @@ from models.record import outside_transaction
 from workers.claims import Claim
 from workers.observer import Observer
 from workers.readiness import Readiness
-from workers.runtimes import listeners
+from workers.runtimes import fence, listeners
 from workers.runtimes.protocol import Runtime
 
 _NOTE_EVERY_S = 0.5
@@ -38,6 +38,7 @@ class Steps:
         observer: Observer,
         claim: Claim,
         note: Callable[[Step, str], None],
+        verify: Callable[[], None],
         stop_timeout_s: float | None = None,
     ) -> None:
         self._specs = specs
@@ -45,6 +46,7 @@ class Steps:
         self._observer = observer
         self._claim = claim
         self._note = note
+        self._verify = verify
         self._stop_timeout_s = stop_timeout_s
 
     def run(self, step: Step, deadline: float) -> Done:
@@ -67,7 +69,8 @@ class Steps:
             Action.REMOVE: lambda: self._remove(spec, runtime),
         }
         try:
-            return actions[step.action]()
+            with fence.guarded(self._verify):
+                return actions[step.action]()
         finally:
             if step.action is not Action.WAIT:
                 self._observer.changed(spec.runtime.value)

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from domain.errors import PermissionRefused, PortHeld, StartFailed, TimedOut
+from domain.errors import ClaimLost, PermissionRefused, PortHeld, StartFailed, TimedOut
 from domain.observation import Instance, Phase
 from domain.specs import PortRequest, RuntimeKind, ServiceSpec
 from tests.contract.kit import free_port
 from tests.waiting import wait_until
 from workers.runtimes import process_command
 from workers.runtimes import process_identity as processes
+from workers.runtimes.fence import guarded
 from workers.runtimes.host_process import HostProcess
 from workers.runtimes.process_logs import ProcessLogs
 from workers.runtimes.process_state import slug
@@ -679,3 +680,17 @@ def test_what_a_command_leaves_behind_is_seen_and_ended_by_a_stop(home: Home) ->
     home.runtime.stop(spec, 2.0)
 
     assert not home.seen().leftovers
+
+
+def test_a_caller_whose_claim_is_lost_starts_and_stops_nothing(home: Home) -> None:
+    def lost() -> None:
+        raise ClaimLost("another worker has it")
+
+    with pytest.raises(ClaimLost), guarded(lost):
+        home.runtime.start(home.spec())
+    assert home.wrappers() == []
+
+    spec = home.started()
+    with pytest.raises(ClaimLost), guarded(lost):
+        home.runtime.stop(spec, 1.0)
+    assert home.seen().alive

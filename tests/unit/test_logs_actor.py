@@ -24,6 +24,9 @@ class HeardFeed:
     def followed(self, _service_id):
         return self.open.is_set()
 
+    def follow_as(self, _service_id, _worker):
+        return True
+
     def wake(self): ...
 
     def close(self): ...

@@ -1,9 +1,12 @@
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
 
 from domain.errors import EngineUnreachable
 from models.base import now
+from models.operations import Operation
+from models.services import Service
 from tests.unit.worker_kit import Kit, checked, plain
 from workers import state
 from workers.runtimes.in_memory import Behaviour
@@ -123,8 +126,6 @@ def test_what_was_stopped_or_removed_behind_our_back_is_noticed(kit):
 def test_what_was_started_behind_our_back_is_noticed(kit):
     kit.group("shop", checked("web", runtime="docker", image="x"))
     with kit.record.read() as session:
-        from models.services import Service
-
         spec = session.get(Service, "shop-web").spec()
     kit.memory.start(spec)
 
@@ -164,11 +165,23 @@ def test_a_rival_operation_puts_the_restart_off(kit):
     kit.memory.end("shop-web", 1)
     with kit.record.write() as session:
         from models import operations
-        from models.services import Service
 
         operations.create(session, "service.start", targets=["service:shop-web"], service_id="shop-web")
-        assert state._restart(session, session.get(Service, "shop-web"), "why") is None
+        assert state._ask(session, session.get(Service, "shop-web"), "start", "why") is None
     assert kit.service("web").restarts == 0
+
+
+def test_a_process_that_runs_although_it_was_stopped_is_stopped_again(kit):
+    kit.group("shop", plain("web"))
+    kit.does("start")
+    with kit.record.write() as session:
+        session.get(Service, "shop-web").desired = "stopped"
+
+    _look(kit)
+
+    with kit.record.read() as session:
+        stops = session.scalars(select(Operation).where(Operation.type == "service.stop")).all()
+    assert [(stop.service_id, stop.initiated_by) for stop in stops] == [("shop-web", "system:state")]
 
 
 def test_an_unchanged_world_writes_no_event(kit):

@@ -16,6 +16,7 @@ from workers.runtimes.docker_config import Marks, aliases, container_config
 from workers.runtimes.docker_errors import reason, removal_in_progress, status, still_runs
 from workers.runtimes.docker_networks import Networks, names_of
 from workers.runtimes.docker_observation import Summary, instance_of, rank
+from workers.runtimes.fence import before_effect
 
 log = structlog.get_logger()
 
@@ -94,6 +95,7 @@ class Containers:
 
     def _make_in(self, networks: Mapping[str, str], name: str, spec: ServiceSpec) -> str:
         config = container_config(spec, self._marks, networks)
+        before_effect()
         ref = str(self._api.create_container_from_config(config, name)["Id"])
         try:
             for further in list(networks.values())[1:]:
@@ -127,6 +129,7 @@ class Containers:
         """
         deadline = time.monotonic() + self._client.timeout_s
         while time.monotonic() < deadline:
+            before_effect()
             try:
                 self._api.remove_container(ref)
             except APIError as error:

@@ -29,6 +29,7 @@ from workers.runtimes.docker_networks import Networks
 from workers.runtimes.docker_observation import Observation, rank
 from workers.runtimes.docker_reading import Reading
 from workers.runtimes.docker_stats import Sampler
+from workers.runtimes.fence import before_effect
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
 
 # How often a start begins again when others take the container or its network away.
@@ -91,6 +92,7 @@ class DockerEngine:
                 instance = self._containers.created(spec)
                 if instance.alive or not instance.ref:
                     return instance
+                before_effect()
                 try:
                     self._api.start(instance.ref)
                 except APIError as error:
@@ -108,6 +110,7 @@ class DockerEngine:
             found = self._containers.find(spec.id)
             if found is None:
                 return Instance(spec.id)
+            before_effect()
             try:
                 # docker-py adds the grace to the request's own limit.
                 self._api.stop(found["Id"], timeout=max(math.ceil(timeout_s), 0))

@@ -19,6 +19,7 @@ from domain.observation import Instance
 from domain.specs import ServiceSpec
 from workers.runtimes import listeners
 from workers.runtimes import process_identity as processes
+from workers.runtimes.fence import before_effect
 from workers.runtimes.process_command import Command, command_of, spawn
 from workers.runtimes.process_ending import end_session
 from workers.runtimes.process_execute import run_bounded
@@ -118,6 +119,7 @@ class HostProcess:
     def _launch(self, spec: ServiceSpec, command: Command, lock_fd: int) -> Instance:
         identity = Identity(spec.id, token_hex(8), spec.hash(), self._boot_id, datetime.now(UTC).isoformat())
         log_path = self._logs.prepare(spec.id)
+        before_effect()
         # First the record, then the process: no kill can leave a launch that nobody knows of.
         self._state.write(identity)
         self._state.clear_endings(spec.id, keep=identity.launch)
@@ -143,6 +145,7 @@ class HostProcess:
         """
         with self._state.lock(spec.id, limit_s=timeout_s + 10.0):
             found = self._sightings.one(spec.id)
+            before_effect()
             for session, ticks in self._sightings.sessions(spec.id):
                 end_session(session, ticks, timeout_s)
             if not found.alive:
@@ -161,6 +164,7 @@ class HostProcess:
         with self._state.lock(spec.id):
             if self._sightings.one(spec.id).alive:
                 raise ServiceRunning(f"{spec.id} runs", hint="stop it first")
+            before_effect()
             for session, ticks in self._sightings.sessions(spec.id):
                 end_session(session, ticks, timeout_s=0.0)
             self._state.remove(spec.id)

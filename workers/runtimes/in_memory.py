@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from domain.errors import ClosError, PortHeld, ServiceRunning
 from domain.observation import Instance, Phase
 from domain.specs import ServiceSpec
+from workers.runtimes.fence import before_effect
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
 
 _LINES_KEPT = 5000
@@ -128,6 +129,7 @@ class InMemory:
             found = self._instances.get(spec.id)
             if found and found.alive:
                 return found
+            before_effect()
             self._refuse_taken_ports(spec)
             created = self._create(spec)
             running = replace(created, phase=Phase.RUNNING, started_at=self._now())
@@ -156,6 +158,7 @@ class InMemory:
     def stop(self, spec: ServiceSpec, timeout_s: float) -> Instance:  # noqa: ARG002
         """End it with `stops_with`."""
         behaviour = self._enter("stop", spec)
+        before_effect()
         with self._changed:
             found = self._instances.get(spec.id)
             if found is None:

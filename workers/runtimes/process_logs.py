@@ -177,8 +177,7 @@ def _rotate(path: Path) -> None:
     _note(path, path.stat().st_size, time.time())
     for number in range(KEPT, 1, -1):
         for name in (lambda p: p, _times):
-            with contextlib.suppress(FileNotFoundError):
-                name(_older(path, number - 1)).replace(name(_older(path, number)))
+            _keep(name(_older(path, number - 1)), name(_older(path, number)))
     draft = path.with_name(f"{path.name}.new")
     with open(path, "r+b") as live, open(draft, "wb") as copy:
         os.fchmod(copy.fileno(), 0o600)
@@ -189,6 +188,16 @@ def _rotate(path: Path) -> None:
         shutil.copyfileobj(live, copy, 2**20)
         live.truncate(0)
     draft.replace(_older(path, 1))
+
+
+def _keep(newer: Path, older: Path) -> None:
+    """Give a copy its next number, and leave it its own until it is replaced: followers tell a rotation by the first
+    copy's change, which must be one change, after the truncation."""
+    draft = older.with_name(f"{older.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        draft.unlink(missing_ok=True)
+        os.link(newer, draft)
+        draft.replace(older)
 
 
 def _note(path: Path, size: int, now: float) -> None:
