@@ -22,6 +22,14 @@ def close_after_answer() -> None:
         served.force_close()
 
 
+def leave_unread() -> None:
+    """Called when the answer is made. A body that nobody asked for (the request was refused before) is not waited for:
+    gunicorn would read it to its end on a thread, however slowly it comes, to keep the connection."""
+    declared = bool(request.content_length) or "chunked" in request.headers.get("Transfer-Encoding", "")
+    if declared and g.get("clos_body") is None:
+        close_after_answer()
+
+
 def body_bytes() -> bytes:
     """The body as it came.
 

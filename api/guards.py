@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from flask import Response, g, request
 
+from api import bodies
 from api.errors import Forbidden, WrongHost
 from api.parts import parts
 from domain.errors import ServiceNotFound, ValidationFailed
@@ -114,6 +115,7 @@ def preflight() -> Response | None:
 
 def finish(response: Response) -> Response:
     """Put the last headers on an answer, and compress it where that pays."""
+    bodies.leave_unread()
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers.setdefault("Content-Security-Policy", _CSP)
