@@ -3,6 +3,7 @@
 from typing import Any
 
 from flask import g, request
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from api.parts import parts
@@ -16,14 +17,13 @@ def write(session: Session, outcome: str = "ok", *, actor: str | None = None, de
     if not shared.settings.security.audit_log:
         return
     asked_by = g.get("principal")
-    session.add(
-        AuditEntry(
-            timestamp=now(),
-            actor=(actor or g.get("actor") or (asked_by.name if asked_by else "nobody"))[:100],
-            action=str(request.endpoint or "unknown")[:100],
-            resource=request.path[:250],
-            outcome=outcome,
-            request_id=g.get("request_id"),
-            details=details,
-        )
-    )
+    entry = {
+        "timestamp": now(),
+        "actor": (actor or g.get("actor") or (asked_by.name if asked_by else "nobody"))[:100],
+        "action": str(request.endpoint or "unknown")[:100],
+        "resource": request.path[:250],
+        "outcome": outcome,
+        "request_id": g.get("request_id"),
+        "details": details,
+    }
+    session.execute(insert(AuditEntry), entry)

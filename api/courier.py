@@ -5,6 +5,7 @@ What is lost here (a full queue, the process's death) is sent again by the watch
 
 import queue
 import threading
+import time
 
 import structlog
 
@@ -43,6 +44,9 @@ class Courier:
             self._due.put_nowait(item)
         except queue.Full:
             _log.warning("courier.full", operation_id=item[0])
+            return
+        # Its turn first: the request's own thread has an answer to write, which takes longer than the sending.
+        time.sleep(0)
 
     def _run(self) -> None:
         while (item := self._due.get()) is not None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, and_, delete, or_, select, text, update
+from sqlalchemy import ForeignKey, Index, String, and_, delete, insert, or_, select, text, update
 from sqlalchemy.orm import Mapped, Session, lazyload, mapped_column, relationship
 
 from domain.errors import ClaimLost, OperationInProgress, OperationNotFound, Poison
@@ -130,20 +130,25 @@ def create(session: Session, type_: str, *, targets: Iterable[str] = (), **field
         OperationInProgress: a target is held by another operation. Nothing is written.
     """
     wanted = sorted(set(targets))
-    rival = session.execute(
-        select(OperationLock.target, OperationLock.operation_id)
-        .where(OperationLock.target.in_(wanted))
-        .order_by(OperationLock.target)
-        .limit(1)
-    ).first()
-    if rival is not None:
-        raise OperationInProgress(rival.target, rival.operation_id)
+    if wanted and (rival := _rival(session, wanted)) is not None:
+        raise OperationInProgress(*rival)
     operation = Operation(id=new_id(), type=type_, created_at=now(), **fields)
     session.add(operation)
     session.flush()
-    session.add_all(OperationLock(target=target, operation_id=operation.id) for target in wanted)
+    if wanted:
+        session.execute(insert(OperationLock), [{"target": target, "operation_id": operation.id} for target in wanted])
     _tell(session, operation, EventType.OPERATION_CREATED)
     return operation
+
+
+def _rival(session: Session, targets: Sequence[str]) -> tuple[str, str] | None:
+    found = session.execute(
+        select(OperationLock.target, OperationLock.operation_id)
+        .where(OperationLock.target.in_(targets))
+        .order_by(OperationLock.target)
+        .limit(1)
+    ).first()
+    return None if found is None else (found.target, found.operation_id)
 
 
 def claim(session: Session, operation_id: str, worker: dict[str, Any], at: datetime) -> Operation | None:

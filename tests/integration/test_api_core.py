@@ -423,7 +423,8 @@ def test_without_redis_reads_work_starts_are_accepted_and_nothing_takes_long() -
 
 
 def test_strangers_whose_bodies_never_end_hold_nobody_up(api: Api) -> None:
-    head = "POST /api/v2/services HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{"
+    head = "POST /api/v2/services HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += "Content-Length: 999\r\n\r\n{"
     strangers = [socket.create_connection(("127.0.0.1", api.port)) for _ in range(60)]
     try:
         for each in strangers:
