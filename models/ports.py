@@ -19,6 +19,8 @@ class PortRange(Base):
     __tablename__ = "port_ranges"
     __table_args__ = (
         CheckConstraint("start_port >= 1 AND end_port <= 65535 AND start_port <= end_port", name="order"),
+        # An id must never name another row later: a client may still hold it.
+        {"sqlite_autoincrement": True},
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     project: Mapped[str] = mapped_column(String(50), index=True)
@@ -54,7 +56,10 @@ class PortLease(Base):
     """A port of this host that one holder has for itself. Unique by rule of the database."""
 
     __tablename__ = "port_leases"
-    __table_args__ = (Index("uq_port_leases_node_protocol_port", "node", "protocol", "port", unique=True),)
+    __table_args__ = (
+        Index("uq_port_leases_node_protocol_port", "node", "protocol", "port", unique=True),
+        {"sqlite_autoincrement": True},
+    )
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     node: Mapped[str] = mapped_column(String(100), server_default=THIS_NODE, default=THIS_NODE)
     protocol: Mapped[str] = mapped_column(String(4), server_default="tcp", default="tcp")

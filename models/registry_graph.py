@@ -129,12 +129,16 @@ def required_by(session: Session, service_ids: Collection[str]) -> list[str]:
 
 def groups_needed(session: Session, name: str) -> list[str]:
     """The groups that a group depends on, however far, without itself."""
+    if not groups.get(session, name).dependencies:
+        return []  # most have none, and this is on the way of every start
     needs = {each: needed or [] for each, needed in session.execute(select(Group.name, Group.dependencies)).all()}
     return sorted(graph.closure(needs, [name]) - {name})
 
 
 def services_of(session: Session, group_names: Collection[str]) -> list[str]:
     """The ids of the groups' services, in order."""
+    if not group_names:
+        return []
     return list(
         session.scalars(select(Service.id).where(Service.group_name.in_(group_names)).order_by(Service.id)).all()
     )

@@ -11,6 +11,7 @@ from api.parts import parts
 from domain.errors import ValidationFailed
 from domain.states import Desired
 from models import operations, registry_graph
+from models.base import now
 from models.operations import Operation
 from models.registry_graph import Targets
 from models.services import Service
@@ -77,6 +78,7 @@ def ask(
         service_id=service,
         parameters=parameters,
         initiated_by=principal().name,
+        sent_at=now(),  # at once, so that `accepted` need not write the row a second time
         steps=[],  # none yet, so that answering does not look for them
     )
     if not dry_run and verb in _DESIRED:

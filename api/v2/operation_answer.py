@@ -89,7 +89,8 @@ def accepted(operation: Operation) -> Response:
     """202, where to look, and the operation. Inside a unit of work; the workers hear of it after the commit."""
     courier = parts().courier
     operation_id, type_ = operation.id, operation.type
-    # It is about to be sent; the watchdog need not do it as well.
-    operation.sent_at = now()
+    if operation.sent_at is None:
+        # It is about to be sent; the watchdog need not do it as well.
+        operation.sent_at = now()
     after_commit(lambda: courier.operation(operation_id, type_))
     return answer(dump(operation), 202, {"Location": f"/api/v2/operations/{operation_id}"})

@@ -166,6 +166,7 @@ def upgrade() -> None:
             name=op.f("ck_port_ranges_order"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_port_ranges")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("port_ranges", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_port_ranges_project"), ["project"], unique=False)
@@ -477,6 +478,7 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_port_leases")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("port_leases", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_port_leases_expires_at"), ["expires_at"], unique=False)
