@@ -1,7 +1,7 @@
 import contextlib
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from sqlalchemy import select, text
@@ -16,7 +16,8 @@ from tests.integration.databases import postgres_database
 from tests.waiting import wait_until
 
 WRITERS = 8
-RACE_S = 2.0
+WRITES = 100
+_LIMIT_S = 60.0
 _PROCESSES = multiprocessing.get_context("spawn")
 
 
@@ -42,73 +43,75 @@ def url(request, tmp_path):
         yield found
 
 
-def _count(url: str, until: float, commits) -> None:
+def _count(url: str, _number: int, ready, done) -> None:
     record = Record(url, pool=1)
-    made = 0
-    while time.time() < until:
+    ready.wait(_LIMIT_S)
+    for _ in range(WRITES):
         with record.write() as session:
             seen = session.scalar(text("SELECT n FROM counter"))
             session.execute(text("UPDATE counter SET n = :n"), {"n": seen + 1})
-        made += 1
-    commits.put(made)
+    done.release()
     record.close()
 
 
-def _append(url: str, number: int, until: float, commits) -> None:
+def _append(url: str, number: int, ready, done) -> None:
     record = Record(url, pool=1)
-    made = 0
-    while time.time() < until:
+    ready.wait(_LIMIT_S)
+    for made in range(WRITES):
         with record.write() as session:
             events.append(session, EventType.ALERT_FIRED, {"writer": number, "made": made})
-        made += 1
-    commits.put(made)
+    done.release()
     record.close()
 
 
-def _race(target, arguments) -> int:
-    commits = _PROCESSES.Queue()
-    racers = [_PROCESSES.Process(target=target, args=(*each, commits)) for each in arguments]
+@contextlib.contextmanager
+def _race(target, url: str) -> Iterator[Callable[[], bool]]:
+    """Writers that begin together; what is given says whether all have written."""
+    ready, done = _PROCESSES.Barrier(WRITERS), _PROCESSES.Semaphore(0)
+    racers = [_PROCESSES.Process(target=target, args=(url, number, ready, done)) for number in range(WRITERS)]
     for racer in racers:
         racer.start()
-    made = sum(commits.get(timeout=60) for _ in racers)
+    yield lambda: done.get_value() == WRITERS or any(racer.exitcode for racer in racers)
     for racer in racers:
-        racer.join(20)
+        racer.join(_LIMIT_S)
     assert [racer.exitcode for racer in racers] == [0] * len(racers)
-    return made
 
 
 def test_no_update_is_lost_between_many_writers(url):
-    until = time.time() + RACE_S + 2
-    made = _race(_count, [(url, until)] * WRITERS)
+    with _race(_count, url) as over:
+        wait_until(over, _LIMIT_S, "the race's end")
 
     record = Record(url)
     with record.read() as session:
-        assert session.scalar(text("SELECT n FROM counter")) == made
+        assert session.scalar(text("SELECT n FROM counter")) == WRITERS * WRITES
     record.close()
-    assert made > WRITERS
 
 
 def test_the_order_of_commits_is_the_order_of_event_ids(url):
-    until = time.time() + RACE_S + 4
     record = Record(url)
-    commits = _PROCESSES.Queue()
-    racers = [_PROCESSES.Process(target=_append, args=(url, number, until, commits)) for number in range(WRITERS)]
-    for racer in racers:
-        racer.start()
     seen: list[int] = []
-    # A reader who asks for what is after its last id must never find that an older one came later.
-    while time.time() < until + 0.5:
+
+    def look() -> None:
         with record.read() as session:
-            seen += [each.id for each in events.after(session, seen[-1] if seen else 0)]
-    made = sum(commits.get(timeout=60) for _ in racers)
-    for racer in racers:
-        racer.join(20)
+            seen.extend(each.id for each in events.after(session, seen[-1] if seen else 0))
+
+    def look_until(over: Callable[[], bool]) -> bool:
+        look()
+        return over()
+
+    # A reader who asks for what is after its last id must never find that an older one came later.
+    with _race(_append, url) as over:
+        wait_until(lambda: look_until(over), _LIMIT_S, "the race's end")
+    for _page in range(WRITERS * WRITES):
+        known = len(seen)
+        look()
+        if len(seen) == known:
+            break
     with record.read() as session:
-        seen += session.scalars(select(Event.id).where(Event.id > (seen[-1] if seen else 0)).order_by(Event.id)).all()
-        kept = session.scalars(select(Event.id).order_by(Event.id)).all()
+        kept = list(session.scalars(select(Event.id).order_by(Event.id)))
     record.close()
-    assert len(seen) == made
-    assert seen == list(kept)
+    assert len(kept) == WRITERS * WRITES
+    assert seen == kept
 
 
 def _hold(url: str, held, release) -> None:
