@@ -85,7 +85,7 @@ def test_a_taken_port_names_its_holder_and_is_exit_code_3(clos, pair):
 def test_a_service_that_dies_is_told_with_its_exit_code_and_last_words(clos):
     text = "name: dies\nservices:\n  - {name: a, runtime: process, restart_policy: no, ports: [],\n" \
            "     command: [sh, -c, 'echo last words; exit 7'],\n" \
-           "     health_check: {type: exec, test: ['true'], start_period: 5}}\n"  # fmt: skip
+           "     health_check: {type: exec, test: ['false'], start_period: 20}}\n"  # fmt: skip
     assert clos.run("groups", "add", "-f", "-", text=text).returncode == 0
     started = clos.run("start", "dies")
     assert started.returncode == 1
