@@ -29,10 +29,8 @@ def measure(services: int = 10, pairs: int = 5) -> dict[str, Any]:
             ours.append(_operation(clos, "start"))
             nothing.append(_operation(clos, "start"))
             _operation(clos, "stop")
-            _remove(clos)
+            _remove(clos, body)
             raw.append(_raw(image, services))
-        removal = clos.call("DELETE", "/groups/bench?force=true").json()["id"]
-        clos.call("GET", f"/operations/{removal}?wait=60")
         return {
             "services": services,
             "clos_s": round(statistics.median(ours), 2),
@@ -50,12 +48,12 @@ def _operation(clos: Installation, verb: str) -> float:
     return time.monotonic() - began
 
 
-def _remove(clos: Installation) -> None:
-    instance = (clos.home / "instance-id").read_text().strip()
-    engine = client()
-    for each in engine.api.containers(all=True, filters={"label": f"clos.instance={instance}"}):
-        engine.api.remove_container(each["Id"], force=True)
-    engine.close()
+def _remove(clos: Installation, body: dict[str, Any]) -> None:
+    """Take containers and network away, and define the group anew, so that each start makes both."""
+    removal = clos.call("DELETE", "/groups/bench?force=true").json()["id"]
+    ended = clos.call("GET", f"/operations/{removal}?wait=60").json()
+    assert ended["status"] == "completed", ended["error"]
+    assert clos.call("POST", "/groups", json=body).status_code == 201
 
 
 def _raw(image: str, count: int) -> float:
