@@ -129,9 +129,17 @@ class Monitoring:
 
 @dataclass(frozen=True, slots=True)
 class Conflicts:
+    """What is done about port conflicts; a group's and a request's own policy come before it.
+
+    `dependents`: whether a moved service's running dependents are restarted, or only reported (`drift`).
+    """
+
     auto_resolve: bool = _key(False, SWITCH)
     max_risk: str = _key("low", OneOf(("low", "medium", "high")))
     on_start: str = _key("fail", OneOf(("fail", "migrate", "ask")))
+    dependents: str = _key("restart", OneOf(("restart", "report")))
+    ask_timeout_s: float = _key(900.0, DURATION, "ask_timeout")
+    on_timeout: str = _key("fail", OneOf(("fail", "migrate")))
 
 
 @dataclass(frozen=True, slots=True)

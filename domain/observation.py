@@ -46,7 +46,11 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One socket that is bound on this host. `pid` and what follows are None where they cannot be seen."""
+    """One socket that is bound on this host. `pid` and what follows are None where they cannot be seen.
+
+    `parents` are its process's ancestors, nearest first, as (pid, name). `service_id` and `container_*` say to what
+    of ours, or to which container, the process belongs; `own` that it is this installation's.
+    """
 
     host_ip: str
     port: int
@@ -56,6 +60,45 @@ class Listener:
     command: str | None = None
     user: str | None = None
     start_ticks: int | None = None
+    parents: tuple[tuple[int, str], ...] = ()
+    service_id: str | None = None
+    container_id: str | None = None
+    container_name: str | None = None
+    own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One port that a container publishes on this host; a stopped one's (`running` false) is a latent claim.
+
+    `service_id` is the service of ours whose container it is (`own`), None for a foreign one.
+    """
+
+    host_ip: str
+    port: int
+    protocol: str
+    container_id: str
+    container_name: str
+    running: bool
+    own: bool = False
+    service_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PortFacts:
+    """One look at the host's ports.
+
+    `unseen` are the sources that could not be read (`sockets`, `containers`), each with its reason: what they would
+    have shown is unknown, never free. `reserved` are the system's reserved ranges (`ip_local_reserved_ports`),
+    `ephemeral` the first and last port that it gives to outgoing connections.
+    """
+
+    observed_at: datetime
+    listeners: tuple[Listener, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    reserved: tuple[tuple[int, int], ...] = ()
+    ephemeral: tuple[int, int] = (32768, 60999)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,11 @@ class Action(StrEnum):
     WAIT = "wait"
     STOP = "stop"
     REMOVE = "remove"
+    # A port's lease, and what moves a service to another one; the end of a process that is not ours.
+    LEASE = "lease"
+    RELEASE = "release"
+    MIGRATE_PORT = "migrate_port"
+    TERMINATE = "terminate"
 
 
 @dataclass(frozen=True, slots=True)

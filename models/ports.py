@@ -29,6 +29,8 @@ class PortRange(Base):
     description: Mapped[str | None] = mapped_column(Text)
     priority: Mapped[int] = mapped_column(server_default="0", default=0)
     max_services: Mapped[int | None]
+    # Where the search for a free port begins: what lies before it was taken when it was last looked at.
+    next_port: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp(), default=now)
 
 
@@ -48,7 +50,10 @@ class PortClaim(Base):
     container_port: Mapped[int | None]
     protocol: Mapped[str] = mapped_column(String(4), server_default="tcp", default="tcp")
     source: Mapped[str] = mapped_column(String(10), server_default="spec", default="spec")
-    container_ref: Mapped[str | None] = mapped_column(String(100))
+    # A container's name and id, and the service of ours whose container it is. No foreign key: it was only seen.
+    container_ref: Mapped[str | None] = mapped_column(String(250))
+    container_id: Mapped[str | None] = mapped_column(String(64))
+    owner_id: Mapped[str | None] = mapped_column(String(160))
     latent: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
 
 
@@ -85,16 +90,36 @@ class SeenListener(Base):
     command: Mapped[str | None] = mapped_column(Text)
     user: Mapped[str | None] = mapped_column(String(100))
     start_ticks: Mapped[int | None] = mapped_column(BigId)
+    parents: Mapped[list[Any] | None]
+    service_id: Mapped[str | None] = mapped_column(String(160))
+    container_id: Mapped[str | None] = mapped_column(String(64))
+    container_name: Mapped[str | None] = mapped_column(String(250))
+    own: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
     observed_at: Mapped[datetime]
 
 
+class PortHistory(Base):
+    """Who had a port last: it is given to that service again, and to nobody else for two minutes."""
+
+    __tablename__ = "port_history"
+    node: Mapped[str] = mapped_column(String(100), primary_key=True, default=THIS_NODE)
+    protocol: Mapped[str] = mapped_column(String(4), primary_key=True)
+    port: Mapped[int] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(String(50))
+    service_id: Mapped[str | None] = mapped_column(String(160), index=True)
+    port_name: Mapped[str] = mapped_column(String(100), server_default=text("''"), default="")
+    released_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class PortConflict(Base):
-    """A port that two want, while it lasts and after."""
+    """A port that two want, while it lasts and after. `status` is active, ignored or resolved."""
 
     __tablename__ = "port_conflicts"
     __table_args__ = (
         Index("uq_port_conflicts_active", "kind", "port", "protocol", "host_ip", unique=True,
               sqlite_where=text("status = 'active'"), postgresql_where=text("status = 'active'")),
+        # An id must never name another conflict later.
+        {"sqlite_autoincrement": True},
     )  # fmt: skip
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     kind: Mapped[str] = mapped_column(String(30))
@@ -106,6 +131,9 @@ class PortConflict(Base):
     holder: Mapped[dict[str, Any] | None]
     options: Mapped[list[Any] | None]
     resolution: Mapped[dict[str, Any] | None]
+    # Why it is a conflict, as a sentence; and what an undo of its resolution has to bring back.
+    detail: Mapped[str | None] = mapped_column(Text)
+    undo: Mapped[dict[str, Any] | None]
     detected_at: Mapped[datetime]
     resolved_at: Mapped[datetime | None]
 

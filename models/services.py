@@ -89,6 +89,8 @@ class Service(Base):
     health_response_time: Mapped[float | None] = mapped_column(Float)
     health_detail: Mapped[str | None] = mapped_column(Text)
     health_failures: Mapped[int] = mapped_column(server_default="0", default=0)
+    # What its references (`${port:api}`) meant when its instance was started.
+    resolved_references: Mapped[dict[str, Any] | None]
     waiting_for: Mapped[list[Any] | None]
     restarts: Mapped[int] = mapped_column(server_default="0", default=0)
     # Back-off of CLOS's own restarts: deaths in a row, and before when not to try again.
