@@ -8,7 +8,9 @@ from sqlalchemy.orm import Session
 
 from api.parts import parts
 from models.access import AuditEntry
-from models.base import now
+from models.base import now, table_of
+
+_INSERT = insert(table_of(AuditEntry))
 
 
 def write(session: Session, outcome: str = "ok", *, actor: str | None = None, details: Any = None) -> None:
@@ -26,4 +28,4 @@ def write(session: Session, outcome: str = "ok", *, actor: str | None = None, de
         "request_id": g.get("request_id"),
         "details": details,
     }
-    session.execute(insert(AuditEntry), entry)
+    session.execute(_INSERT, entry)

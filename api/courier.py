@@ -14,6 +14,10 @@ from bus.outbox import Outbox
 
 _log = structlog.get_logger()
 _MAX_WAITING = 10_000
+_WAKE = ("", "")
+# The readers of the event log wait this long for their wake-up after an operation was sent: waking all of them at once
+# takes the processor from the worker that is to claim it. The claim wakes them as well.
+_CLAIM_FIRST_S = 0.005
 
 
 class Courier:
@@ -33,7 +37,7 @@ class Courier:
     def wake(self) -> None:
         """The event log has grown."""
         if self._due.empty():
-            self._put(("", ""))
+            self._put(_WAKE)
 
     def _put(self, item: tuple[str, str]) -> None:
         with self._start:
@@ -49,14 +53,27 @@ class Courier:
         time.sleep(0)
 
     def _run(self) -> None:
-        while (item := self._due.get()) is not None:
+        wake_at: float | None = None
+        while (item := self._next(wake_at)) is not None:
             operation_id, type_ = item
             if operation_id:
                 self._outbox.operation(operation_id, type_)
-            if self._due.empty():
+            now = time.monotonic()
+            if wake_at is None:
+                wake_at = now + (_CLAIM_FIRST_S if operation_id else 0.0)
+            if wake_at <= now:
+                wake_at = None
                 self._feed.wake()
         # What went out last had the end behind it in the queue.
         self._feed.wake()
+
+    def _next(self, wake_at: float | None) -> tuple[str, str] | None:
+        if wake_at is None:
+            return self._due.get()
+        try:
+            return self._due.get(timeout=max(0.0, wake_at - time.monotonic()))
+        except queue.Empty:
+            return _WAKE
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Send what waits, for at most `timeout_s`."""

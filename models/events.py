@@ -9,7 +9,7 @@ from sqlalchemy import Index, String, func, insert, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from domain.events import EventType, Severity
-from models.base import Base, BigId, now, written
+from models.base import Base, BigId, now, table_of, written
 
 
 class Event(Base):
@@ -46,6 +46,9 @@ class Event(Base):
         }
 
 
+_INSERT = insert(table_of(Event)).returning(table_of(Event).c.id)
+
+
 def append(
     session: Session,
     type_: EventType,
@@ -69,7 +72,7 @@ def append(
         "timestamp": now(),
     }
     # A row that nobody changes needs none of the session's book-keeping: this is on the way of every write.
-    event_id = session.execute(insert(Event).returning(Event.id), facts).scalar_one()
+    event_id = session.execute(_INSERT, facts).scalar_one()
     return Event(id=event_id, **facts)
 
 

@@ -11,14 +11,15 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, and_, delete, insert, or_, select, text, update
-from sqlalchemy.orm import Mapped, Session, lazyload, mapped_column, relationship
+from sqlalchemy import ForeignKey, Index, String, and_, bindparam, delete, insert, or_, select, text, update
+from sqlalchemy.orm import Mapped, Session, lazyload, make_transient_to_detached, mapped_column, relationship
+from sqlalchemy.orm.attributes import set_committed_value
 
 from domain.errors import ClaimLost, OperationInProgress, OperationNotFound, Poison
 from domain.events import EventType, Severity
 from domain.states import CLAIMED, FINAL, OperationStatus, StepStatus
 from models import events
-from models.base import Base, now
+from models.base import Base, now, table_of
 
 SILENT_AFTER_S = 6.0
 MAX_CLAIMS = 3
@@ -101,6 +102,29 @@ class OperationLock(Base):
     operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id", ondelete="CASCADE"), index=True)
 
 
+# Built once, and on tables: a request waits for them, and building one takes longer than carrying it out.
+_operations, _locks = table_of(Operation), table_of(OperationLock)
+_INSERT, _LOCK = insert(_operations), insert(_locks)
+_RIVAL = (
+    select(_locks.c.target, _locks.c.operation_id)
+    .where(_locks.c.target.in_(bindparam("targets", expanding=True)))
+    .order_by(_locks.c.target)
+    .limit(1)
+)
+_CLAIM = update(_operations).where(
+    _operations.c.id == bindparam("of_id"),
+    _operations.c.fence == bindparam("of_fence"),
+    _operations.c.status == bindparam("of_status"),
+)
+_FRESH: dict[str, Any] = dict.fromkeys(column.key for column in _operations.columns) | {
+    "status": OperationStatus.PENDING.value,
+    "progress": 0,
+    "attempt": 0,
+    "sends": 0,
+    "fence": 0,
+}
+
+
 def service_target(service_id: str) -> str:
     """The lock's name of a service."""
     return f"service:{service_id}"
@@ -130,25 +154,24 @@ def create(session: Session, type_: str, *, targets: Iterable[str] = (), **field
         OperationInProgress: a target is held by another operation. Nothing is written.
     """
     wanted = sorted(set(targets))
-    if wanted and (rival := _rival(session, wanted)) is not None:
-        raise OperationInProgress(*rival)
-    operation = Operation(id=new_id(), type=type_, created_at=now(), **fields)
-    session.add(operation)
     session.flush()
+    if wanted and (rival := session.execute(_RIVAL, {"targets": wanted}).first()) is not None:
+        raise OperationInProgress(rival.target, rival.operation_id)
+    row = _FRESH | {"id": new_id(), "type": type_, "created_at": now()} | fields
+    session.execute(_INSERT, row)
     if wanted:
-        session.execute(insert(OperationLock), [{"target": target, "operation_id": operation.id} for target in wanted])
+        session.execute(_LOCK, [{"target": target, "operation_id": row["id"]} for target in wanted])
+    operation = _written(session, row)
     _tell(session, operation, EventType.OPERATION_CREATED)
     return operation
 
 
-def _rival(session: Session, targets: Sequence[str]) -> tuple[str, str] | None:
-    found = session.execute(
-        select(OperationLock.target, OperationLock.operation_id)
-        .where(OperationLock.target.in_(targets))
-        .order_by(OperationLock.target)
-        .limit(1)
-    ).first()
-    return None if found is None else (found.target, found.operation_id)
+def _written(session: Session, row: dict[str, Any]) -> Operation:
+    """The operation of a row that was inserted just now, as if it had been read: a caller may still change it."""
+    operation = Operation(**row, steps=[])
+    make_transient_to_detached(operation)
+    session.add(operation)
+    return operation
 
 
 def claim(session: Session, operation_id: str, worker: dict[str, Any], at: datetime) -> Operation | None:
@@ -163,30 +186,23 @@ def claim(session: Session, operation_id: str, worker: dict[str, Any], at: datet
     if operation.attempt >= MAX_CLAIMS:
         finish(session, operation, OperationStatus.FAILED, error=_poison(operation).as_dict())
         return None
+    cancelling = operation.cancel_requested_at is not None and operation.attempt
+    values = {
+        "status": (OperationStatus.CANCELLING if cancelling else OperationStatus.IN_PROGRESS).value,
+        "fence": operation.fence + 1,
+        "attempt": operation.attempt + 1,
+        "claimed_by": worker,
+        "heartbeat_at": at,
+        "start_time": operation.start_time or at,
+    }
     taken = session.execute(
-        update(Operation)
-        .where(
-            Operation.id == operation_id,
-            Operation.fence == operation.fence,
-            Operation.status == operation.status,
-        )
-        .values(
-            status=(
-                OperationStatus.CANCELLING
-                if operation.cancel_requested_at is not None and operation.attempt
-                else OperationStatus.IN_PROGRESS
-            ).value,
-            fence=operation.fence + 1,
-            attempt=operation.attempt + 1,
-            claimed_by=worker,
-            heartbeat_at=at,
-            start_time=operation.start_time or at,
-        )
-        .execution_options(synchronize_session=False)
+        _CLAIM, values | {"of_id": operation_id, "of_fence": operation.fence, "of_status": operation.status}
     )
     if taken.rowcount != 1:  # type: ignore[attr-defined]
         return None
-    session.refresh(operation)
+    # Nobody else can have written the row since it was read, so it is not read again.
+    for name, value in values.items():
+        set_committed_value(operation, name, value)
     _tell(session, operation, EventType.OPERATION_PROGRESS)
     return operation
 

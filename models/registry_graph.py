@@ -8,19 +8,41 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import BindParameter, ColumnElement, Row, Select, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from domain import graph
-from domain.errors import DependencyCycle, UnknownDependency
+from domain.errors import DependencyCycle, GroupNotFound, UnknownDependency
 from domain.specs import RuntimeKind
 from domain.states import UP, Desired
 from models import groups
+from models.base import table_of
 from models.groups import Group
 from models.operations import group_target, service_target
 from models.services import Service, ServiceDependency
 
 _RUNNING = tuple(status.value for status in UP)
+_services, _needs = table_of(Service), table_of(ServiceDependency)
+
+
+def _reach(roots: ColumnElement[bool], start: ColumnElement[str], end: ColumnElement[str]) -> Select[Any]:
+    reached = select(_services.c.id).where(roots).cte("reached", recursive=True)
+    reached = reached.union(select(end).join(reached, start == reached.c.id))
+    # A row that v1's tools left may name a service that is gone.
+    return select(_services.c.id, _services.c.runtime, _services.c.group_name).join(
+        reached, _services.c.id == reached.c.id
+    )
+
+
+# Built once: building one takes longer than its answer, and a start waits for it.
+_roots: BindParameter[str] = bindparam("roots", expanding=True)
+_NEEDED = _reach(_services.c.id.in_(_roots), _needs.c.service_id, _needs.c.depends_on)
+_NEEDED_BY_GROUPS = _reach(_services.c.group_name.in_(_roots), _needs.c.service_id, _needs.c.depends_on)
+_NEEDING = _reach(_services.c.id.in_(_roots), _needs.c.depends_on, _needs.c.service_id)
+_GROUP_NEEDS = select(table_of(Group).c.dependencies).where(table_of(Group).c.name == bindparam("name"))
+_WANT = update(_services).where(
+    _services.c.id.in_(bindparam("ids", expanding=True)), _services.c.runtime != RuntimeKind.EXTERNAL.value
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +112,19 @@ def refuse_cycles(session: Session) -> None:
 
 def closure(session: Session, roots: Collection[str]) -> dict[str, str]:
     """Services and everything that they need, each with its runtime."""
-    return _reach(session, roots, ServiceDependency.service_id, ServiceDependency.depends_on)
+    return {row.id: row.runtime for row in _rows(session, _NEEDED, roots)}
 
 
 def dependents(session: Session, roots: Collection[str]) -> set[str]:
     """Everything that needs one of these services, however far, without them."""
-    return set(_reach(session, roots, ServiceDependency.depends_on, ServiceDependency.service_id)) - set(roots)
+    return {row.id for row in _rows(session, _NEEDING, roots)} - set(roots)
 
 
-def _reach(session: Session, roots: Collection[str], start: Any, end: Any) -> dict[str, str]:
+def _rows(session: Session, reach: Select[Any], roots: Collection[str]) -> Sequence[Row[Any]]:
     if not roots:
-        return {}
-    reached = select(Service.id.label("id")).where(Service.id.in_(roots)).cte("reached", recursive=True)
-    reached = reached.union(select(end).join(reached, start == reached.c.id))
-    # A row that v1's tools left may name a service that is gone.
-    return _runtimes(session, reached)
-
-
-def _runtimes(session: Session, source: Any) -> dict[str, str]:
-    rows = session.execute(select(Service.id, Service.runtime).join(source, Service.id == source.c.id))
-    return {row.id: row.runtime for row in rows.all()}
+        return ()
+    session.flush()
+    return session.execute(reach, {"roots": list(roots)}).all()
 
 
 def required_by(session: Session, service_ids: Collection[str]) -> list[str]:
@@ -128,8 +143,16 @@ def required_by(session: Session, service_ids: Collection[str]) -> list[str]:
 
 
 def groups_needed(session: Session, name: str) -> list[str]:
-    """The groups that a group depends on, however far, without itself."""
-    if not groups.get(session, name).dependencies:
+    """The groups that a group depends on, however far, without itself.
+
+    Raises:
+        GroupNotFound: there is no such group.
+    """
+    session.flush()
+    found = session.execute(_GROUP_NEEDS, {"name": name}).first()
+    if found is None:
+        raise GroupNotFound(name)
+    if not found.dependencies:
         return []  # most have none, and this is on the way of every start
     needs = {each: needed or [] for each, needed in session.execute(select(Group.name, Group.dependencies)).all()}
     return sorted(graph.closure(needs, [name]) - {name})
@@ -163,22 +186,32 @@ def targets_for(
     Raises:
         GroupNotFound: there is no such group.
     """
-    named = [service] if service is not None else _of_group(session, str(group), only)
     running: set[str] = set()
     if kind in ("start", "restart") and with_dependencies:
-        roots = set(named)
-        if group is not None:
-            roots |= set(services_of(session, groups_needed(session, group)))
-        taken = closure(session, roots)
+        named, taken = _with_what_is_needed(session, group, service, only)
     else:
+        named = [service] if service is not None else _of_group(session, str(group), only)
         if kind == "stop":
             running = _running(session, dependents(session, named))
-        chosen = select(Service.id).where(Service.id.in_({*named, *(running if cascade else ())})).subquery()
-        taken = _runtimes(session, chosen)
+        chosen = select(Service.id, Service.runtime).where(Service.id.in_({*named, *(running if cascade else ())}))
+        taken = {row.id: row.runtime for row in session.execute(chosen)}
     locks = [service_target(each) for each, runtime in sorted(taken.items()) if runtime != RuntimeKind.EXTERNAL]
     if group is not None:
         locks.insert(0, group_target(group))
     return Targets(tuple(sorted(named)), tuple(sorted(taken)), tuple(locks), () if cascade else tuple(sorted(running)))
+
+
+def _with_what_is_needed(
+    session: Session, group: str | None, service: str | None, only: Collection[str] | None
+) -> tuple[Sequence[str], dict[str, str]]:
+    if group is None:
+        return [str(service)], closure(session, [str(service)])
+    others = groups_needed(session, group)
+    if only is None:
+        rows = _rows(session, _NEEDED_BY_GROUPS, [group, *others])
+        return [row.id for row in rows if row.group_name == group], {row.id: row.runtime for row in rows}
+    named = _of_group(session, group, only)
+    return named, closure(session, {*named, *services_of(session, others)})
 
 
 def _of_group(session: Session, group: str, only: Collection[str] | None) -> Sequence[str]:
@@ -208,9 +241,5 @@ def want(session: Session, service_ids: Collection[str], desired: Desired) -> No
     values: dict[str, Any] = {"desired": desired.value}
     if desired is Desired.RUNNING:
         values |= {"crash_count": 0, "restart_not_before": None}
-    session.execute(
-        update(Service)
-        .where(Service.id.in_(service_ids), Service.runtime != RuntimeKind.EXTERNAL.value)
-        .values(**values)
-        .execution_options(synchronize_session=False)
-    )
+    session.flush()
+    session.execute(_WANT, values | {"ids": list(service_ids)})

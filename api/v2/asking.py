@@ -79,7 +79,6 @@ def ask(
         parameters=parameters,
         initiated_by=principal().name,
         sent_at=now(),  # at once, so that `accepted` need not write the row a second time
-        steps=[],  # none yet, so that answering does not look for them
     )
     if not dry_run and verb in _DESIRED:
         registry_graph.want(session, targets.services, _DESIRED[verb])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import dramatiq
 import pytest
+import redis
 
 from bus.broker import WakingRedisBroker, make_broker
 from bus.messages import Sender
@@ -99,3 +100,26 @@ def test_consumers_go_on_after_a_restart_of_redis(server, consumers):
     Sender(make_broker(server.url)).operation("after", "group.start")
 
     wait_until(lambda: "after" in consumer.heard, 20)
+
+
+def test_a_redis_that_has_forgotten_the_script_gets_each_message_once(server, consumers):
+    consumers.append(consumer := Consumer(server.url))
+    broker = make_broker(server.url)
+    sender = Sender(broker)
+    sender.operation("one", "group.start")
+    broker.client.script_flush()
+    sender.operation("two", "group.start")
+    sender.operation("three", "group.start")
+    wait_until(lambda: len(consumer.heard) >= 3 and sender.waiting("operations") == 0, 5)
+    assert sorted(consumer.heard) == ["one", "three", "two"]
+
+
+def test_what_could_not_be_enqueued_is_an_error_and_is_tried_once(server):
+    broker = make_broker(server.url)
+    sender = Sender(broker)
+    sender.operation("one", "group.start")
+    broker.client.config_set("maxmemory", 1)
+    with pytest.raises(redis.RedisError):
+        sender.operation("two", "group.start")
+    broker.client.config_set("maxmemory", 0)
+    assert sender.waiting("operations") == 1

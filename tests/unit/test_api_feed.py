@@ -203,6 +203,20 @@ def test_operations_go_out_in_order_and_readers_are_woken_behind_them(courier: C
     assert [each[0] for each in wire.sent] == [str(number) for number in range(50)]
 
 
+def test_a_wake_up_behind_an_operation_waits_a_moment_and_then_comes(
+    courier: Courier, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    courier.wake()
+    wait_until(lambda: wire.woken == 1)  # nobody waits for a claim: at once
+    monkeypatch.setattr(courier_module, "_CLAIM_FIRST_S", 3600.0)
+    courier.operation("1", "group.start")
+    courier.wake()
+    wait_until(lambda: wire.sent == [("1", "group.start")] and courier._due.empty())
+    assert wire.woken == 1
+    courier.close()
+    assert wire.woken == 2
+
+
 def test_many_wake_ups_are_few(courier: Courier, wire: Wire) -> None:
     wire.open.clear()
     courier.operation("1", "x.y")

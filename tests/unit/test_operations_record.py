@@ -41,6 +41,27 @@ def test_a_target_belongs_to_one_active_operation_and_is_free_at_its_end(kit):
         assert _make(session, "service:b").status == "pending"
 
 
+def test_what_was_made_just_now_can_be_changed_in_the_same_transaction(kit):
+    with kit.record.write() as session:
+        made = _make(session, "service:a", parameters={"named": ["a"]})
+        assert (made.status, made.progress, made.attempt, made.steps) == ("pending", 0, 0, [])
+        made.retry_of = "before"
+    with kit.record.read() as session:
+        kept = operations.get(session, made.id)
+        assert (kept.retry_of, kept.parameters, kept.error, kept.sends) == ("before", {"named": ["a"]}, None, 0)
+        assert kept.created_at == made.created_at
+
+
+def test_a_refused_operation_writes_nothing_and_its_transaction_goes_on(kit):
+    with kit.record.write() as session:
+        first = _make(session, "service:a")
+        with pytest.raises(OperationInProgress):
+            _make(session, "service:a", "service:b")
+        second = _make(session, "service:b")
+    with kit.record.read() as session:
+        assert [each.id for each in operations.due(session, now())] == sorted((first.id, second.id))
+
+
 def test_an_operation_ends_once(kit):
     with kit.record.write() as session:
         made = _make(session)
