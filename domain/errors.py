@@ -294,3 +294,14 @@ class Stopping(ClosError):
     """This worker is asked to stop; the work goes back and another worker continues it."""
 
     code = "stopping"
+
+
+class UnreachableReference(ValidationFailed):
+    """A reference to something that its consumer cannot reach from where it runs; `errors` names its field."""
+
+    code = "unreachable_reference"
+
+    def __init__(self, errors: Mapping[str, Any], message: str, *, hint: str | None = None, **facts: Any) -> None:
+        super().__init__(errors, message)
+        self.hint = hint
+        self.facts = facts

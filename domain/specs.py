@@ -85,6 +85,9 @@ class HealthCheck:
     expected_status: int = 200
 
 
+_NOT_OF_THE_INSTANCE = ("depends_on", "health_check", "restart_policy", "stop_timeout_s", "references", "unresolved")
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
     """A service as it is wanted. Memory in MB, CPU in cores, times in seconds."""
@@ -114,16 +117,26 @@ class ServiceSpec:
     depends_on: tuple[Dependency, ...] = ()
     health_check: HealthCheck | None = None
     network_name: str = ""
+    # What its references need of a container: further groups' networks as (group, network_name), and hosts' names.
+    joins: tuple[tuple[str, str], ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    # What its references mean (`domain/references.py`), by their texts, and why some mean nothing.
+    references: Mapping[str, str] = field(default_factory=dict)
+    unresolved: Mapping[str, str] = field(default_factory=dict)
 
     def hash(self) -> str:
         """SHA-256 over what an instance is made of.
 
         What does not change the instance (dependencies, health check, restart policy, stop timeout) is left
-        out, so that changing it is no drift.
+        out, so that changing it is no drift. References count by what they mean.
         """
         made_of = asdict(self)
-        for name in ("depends_on", "health_check", "restart_policy", "stop_timeout_s"):
+        for name in _NOT_OF_THE_INSTANCE:
             del made_of[name]
+        # Where there are none it is as if they were unknown: instances of earlier versions stay what is wanted.
+        for name in ("joins", "extra_hosts"):
+            if not made_of[name]:
+                del made_of[name]
         canonical = json.dumps(made_of, sort_keys=True, separators=(",", ":"), default=dict)
         return hashlib.sha256(canonical.encode()).hexdigest()
 

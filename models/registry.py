@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from domain.errors import ClosError, OperationInProgress, ServiceExists, ServiceNotFound, ValidationFailed
 from domain.specs import CheckType, RuntimeKind
 from domain.states import UP, ServiceStatus
-from models import groups, registry_graph, registry_ports
+from models import groups, registry_graph, registry_ports, registry_references
 from models.groups import Group
 from models.operations import OperationLock
 from models.ports import PortClaim, PortLease
@@ -115,12 +115,16 @@ def create_service(session: Session, fields: Mapping[str, Any], reserved: Collec
     """Register a service, and its group if there is none. `reserved` are CLOS's own ports.
 
     Raises:
-        ServiceExists, UnknownDependency, DependencyCycle, RangeFull
-        ValidationFailed: something that its runtime needs is missing, or a port is CLOS's own.
+        ServiceExists, UnknownDependency, DependencyCycle, RangeFull, UnreachableReference
+        ValidationFailed: something that its runtime needs or that it refers to is missing, or a port is CLOS's own.
     """
     group = groups.ensure(session, fields["group"])
+    before = registry_references.broken(session, group.name, fields["name"], within=group.name)
     service = draft(session, group, fields, frozenset(reserved))
     bind(session, group, service, fields, frozenset(reserved))
+    registry_references.check(session, service)
+    # What meant a service of a group of that name may mean a port of this one from now on.
+    registry_references.refuse_newly_broken(session, service, before, ("name",), within=group.name)
     if fields.get("depends_on"):
         registry_graph.refuse_cycles(session)
     return service
@@ -176,15 +180,20 @@ def change_service(
     A field that is given replaces what was, null takes it away; `secrets` and `health_check` are changed key by key.
 
     Raises:
-        UnknownDependency, DependencyCycle, RangeFull, ValidationFailed
+        UnknownDependency, DependencyCycle, RangeFull, ValidationFailed, UnreachableReference
     """
     kind = fields.get("runtime", service.runtime)
     if kind != service.runtime and has_instance(service):
         raise ValidationFailed({"runtime": ["It has an instance: stop and remove that first."]})
     before = _wanted(service)
     group = groups.get(session, service.group_name)
+    felt = registry_references.is_felt(fields)
+    broken = registry_references.broken(session, service.group_name, service.name) if felt else {}
     _write(service, fields, frozenset(reserved))
     bind(session, group, service, fields, frozenset(reserved))
+    registry_references.check(session, service)
+    if felt:
+        registry_references.refuse_newly_broken(session, service, broken, fields)
     if fields.get("depends_on"):
         registry_graph.refuse_cycles(session)
     changed = _wanted(service) != before
@@ -340,8 +349,9 @@ def refuse_if_held(session: Session, targets: Collection[str]) -> None:
 
 
 def refuse_if_required(session: Session, what: str, service_ids: Collection[str]) -> None:
-    """Raises: ServiceRequired: a service outside of these cannot do without one of them."""
-    others = registry_graph.required_by(session, service_ids)
+    """Raises: ServiceRequired: a service outside of these waits for one of them, or refers to one."""
+    waiting = registry_graph.required_by(session, service_ids)
+    others = sorted({*waiting, *registry_references.referring(session, service_ids)})
     if others:
         raise ServiceRequired(what, others)
 

@@ -7,7 +7,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from domain.errors import GroupNotFound, UnknownDependency, ValidationFailed
-from models import groups, registry, registry_graph
+from models import groups, registry, registry_graph, registry_references
 from models.groups import Group
 from models.services import Service
 
@@ -29,7 +29,7 @@ def create_group(session: Session, fields: Mapping[str, Any], reserved: Collecti
 
     Raises:
         GroupExists, ServiceExists, UnknownDependency, DependencyCycle, RangeFull
-        ValidationFailed: its errors name the service by its place in the list.
+        ValidationFailed, UnreachableReference: its errors name the service by its place in the list.
     """
     group = groups.add(session, fields["name"], **{name: fields[name] for name in _PLAIN if name in fields})
     _check_dependencies(session, group)
@@ -44,6 +44,9 @@ def create_group(session: Session, fields: Mapping[str, Any], reserved: Collecti
     for place, (service, each) in enumerate(zip(drafts, wanted, strict=True)):
         with _At(place):
             registry.bind(session, group, service, each, own)
+    for place, service in enumerate(drafts):
+        with _At(place):
+            registry_references.check(session, service)
     if group.dependencies or any(each.get("depends_on") for each in wanted):
         registry_graph.refuse_cycles(session)
     return group
@@ -60,7 +63,7 @@ class _At:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, ValidationFailed):
-            raise ValidationFailed({"services": {self._place: error.errors}}) from error
+            error.errors = {"services": {self._place: error.errors}}
 
 
 def _refuse_doubles(wanted: Sequence[Mapping[str, Any]]) -> None:
