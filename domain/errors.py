@@ -305,3 +305,9 @@ class UnreachableReference(ValidationFailed):
         super().__init__(errors, message)
         self.hint = hint
         self.facts = facts
+
+
+class UnresolvedConflict(ClosError):
+    """A conflict stands in the way, and nobody who may decide has; `conflict_id` says which."""
+
+    code = "unresolved_conflict"
