@@ -31,13 +31,9 @@ def refuse_what_is_not_there_yet(body: Mapping[str, Any]) -> None:
     Raises:
         ValidationFailed: naming the field.
     """
-    errors = {}
-    if body.get("on_conflict", "fail") != "fail":
-        errors["on_conflict"] = ["Resolving conflicts comes with the ports part (issue 3): only fail is possible."]
     if body.get("wait_for"):
-        errors["wait_for"] = ["Queueing behind another operation comes with durable orchestration (issue 4)."]
-    if errors:
-        raise ValidationFailed(errors)
+        queueing = "Queueing behind another operation comes with durable orchestration (issue 4)."
+        raise ValidationFailed({"wait_for": [queueing]})
 
 
 def ask(

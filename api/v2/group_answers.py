@@ -11,8 +11,8 @@ from models.groups import Group
 from models.registry_views import ServiceView
 
 _PLAIN = (
-    "name", "description", "project", "start_order", "compose_file", "network_name", "restart_policy", "conflicts",
-    "reconcile", "spec_version",
+    "name", "description", "project", "start_order", "compose_file", "network_name", "restart_policy", "reconcile",
+    "spec_version",
 )  # fmt: skip
 _WELL = {HealthStatus.HEALTHY.value, HealthStatus.NONE.value}
 
@@ -21,6 +21,7 @@ def shown(group: Group, members: Sequence[Any]) -> dict[str, Any]:
     """A group (interface.md, Group). `members` are rows of its services (`registry_views.members_by_group`)."""
     statuses = [ServiceStatus(row.status) for row in members]
     body: dict[str, Any] = {name: getattr(group, name) for name in _PLAIN}
+    body["conflicts"] = _policy(group)
     body["dependencies"] = group.dependencies or []
     body["services"] = [row.id for row in members]
     body["status"] = group_status(statuses).value
@@ -34,6 +35,13 @@ def shown(group: Group, members: Sequence[Any]) -> dict[str, Any]:
     body["created_at"] = written(group.created_at)
     body["updated_at"] = written(group.updated_at)
     return body
+
+
+def _policy(group: Group) -> dict[str, Any] | None:
+    """Its conflict policy under the names of the contract."""
+    if group.conflicts is None:
+        return None
+    return {name.removesuffix("_s"): value for name, value in group.conflicts.items()}
 
 
 def _is_well(row: Any) -> bool:
@@ -85,5 +93,6 @@ _DEFINED = (
 
 def export(group: Group, views: Sequence[ServiceView]) -> dict[str, Any]:
     """A group as a body of `POST /groups`. Secrets are never given back, so they are not in it."""
-    body = {name: value for name in _DEFINED if (value := getattr(group, name)) not in (None, [])}
+    named = {name: getattr(group, name) for name in _DEFINED} | {"conflicts": _policy(group)}
+    body = {name: value for name, value in named.items() if value not in (None, [])}
     return body | {"services": [definition(view) for view in views]}

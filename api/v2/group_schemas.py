@@ -13,11 +13,15 @@ MOST_SERVICES = 200
 
 
 class ConflictsPolicy(Definition):
-    """What this group does about port conflicts."""
+    """What this group does about port conflicts. What is not given is as in the configuration. Times in seconds."""
 
     auto_resolve = Flag()
     max_risk = one_of("low", "medium", "high")
     on_start = one_of("fail", "migrate", "ask")
+    dependents = one_of("restart", "report")
+    # Kept under the name that policy has for it (domain/configuration.py, Conflicts).
+    ask_timeout = Number(low=1, high=7 * DAY_S, attribute="ask_timeout_s")
+    on_timeout = one_of("fail", "migrate")
 
 
 class ReconcilePolicy(Definition):

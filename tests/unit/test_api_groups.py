@@ -1,9 +1,12 @@
 """Groups over HTTP."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from domain.configuration import Conflicts
+from models import groups
 from tests.unit.api_kit import PORT, Kit, api, process
 
 __all__ = ["api"]
@@ -304,6 +307,29 @@ def test_an_export_can_be_registered_again_and_holds_no_secret(api: Kit) -> None
 
 def test_what_a_later_part_brings_is_refused_by_name(api: Kit) -> None:
     name = api.group()
-    for body, field in (({"on_conflict": "migrate"}, "on_conflict"), ({"wait_for": True}, "wait_for")):
-        errors = api.refused("POST", f"/groups/{name}/start", body, 422, "validation_failed")["errors"]
-        assert list(errors) == [field]
+    errors = api.refused("POST", f"/groups/{name}/start", {"wait_for": True}, 422, "validation_failed")["errors"]
+    assert list(errors) == ["wait_for"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/groups/{}/start", "/groups/{}/restart", "/services/{}-one/start", "/services/{}-one/restart"]
+)
+def test_what_is_done_about_a_taken_port_is_kept_with_the_operation(api: Kit, path: str) -> None:
+    for word in ("migrate", "ask"):
+        asked = api.post(path.format(api.group()), {"on_conflict": word}, 202)
+        assert asked["parameters"]["on_conflict"] == word
+
+
+def test_a_groups_policy_is_given_back_as_it_was_given_and_kept_as_policy_reads_it(api: Kit) -> None:
+    policy = {"auto_resolve": True, "max_risk": "medium", "on_start": "ask", "dependents": "report",
+              "ask_timeout": 60.0, "on_timeout": "migrate"}  # fmt: skip
+    name = api.group(conflicts=policy)
+    assert api.get(f"/groups/{name}")["conflicts"] == policy
+    assert api.get(f"/groups/{name}/export")["conflicts"] == policy
+    kept = api.ask(lambda session: groups.get(session, name).conflicts)
+    merged = replace(Conflicts(), **kept)
+    assert (merged.ask_timeout_s, merged.dependents, merged.on_timeout) == (60.0, "report", "migrate")
+    for wrong in ({"ask_timeout": 0}, {"ask_timeout_s": 5}, {"dependents": "kill"}, {"on_timeout": "ask"}):
+        problem = api.refused("PATCH", f"/groups/{name}", {"conflicts": wrong}, 422, "validation_failed")
+        assert list(problem["errors"]) == [f"conflicts.{next(iter(wrong))}"]
+    assert api.call("PATCH", f"/groups/{name}", {"conflicts": None}).json["conflicts"] is None
