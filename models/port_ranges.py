@@ -8,8 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from domain.errors import ClosError, LeaseNotFound, PortHeld, PortRangeNotFound, ValidationFailed
-from domain.ports import EPHEMERAL_START
-from models import ports, registry_ports, registry_verdicts
+from models import leases, port_search, registry_verdicts
 from models.base import now
 from models.ports import PortClaim, PortLease, PortRange
 from models.services import Service
@@ -41,8 +40,8 @@ def page(session: Session, after: int | None, limit: int) -> tuple[int, Sequence
     return session.scalar(select(func.count()).select_from(PortRange)) or 0, session.scalars(query).all()
 
 
-def add(session: Session, fields: Mapping[str, Any], ephemeral_start: int = EPHEMERAL_START) -> PortRange:
-    """Define a range.
+def add(session: Session, fields: Mapping[str, Any], ephemeral_start: int | None = None) -> PortRange:
+    """Define a range. `ephemeral_start`: where the ports of outgoing connections begin, if not as the last scan found.
 
     Raises:
         ValidationFailed: it is upside down, overlaps another, or reaches into the ports of outgoing connections.
@@ -54,7 +53,7 @@ def add(session: Session, fields: Mapping[str, Any], ephemeral_start: int = EPHE
     return made
 
 
-def change(session: Session, row: PortRange, fields: Mapping[str, Any], ephemeral_start: int = EPHEMERAL_START) -> None:
+def change(session: Session, row: PortRange, fields: Mapping[str, Any], ephemeral_start: int | None = None) -> None:
     """Change a range; leases outside of it stay.
 
     Raises:
@@ -64,17 +63,18 @@ def change(session: Session, row: PortRange, fields: Mapping[str, Any], ephemera
     session.flush()
 
 
-def _write(session: Session, row: PortRange, fields: Mapping[str, Any], ephemeral_start: int) -> None:
+def _write(session: Session, row: PortRange, fields: Mapping[str, Any], ephemeral_start: int | None) -> None:
     values = {name: fields.get(name, getattr(row, name)) for name in ("start_port", "end_port")}
     start, end = values["start_port"], values["end_port"]
     if start > end:
         raise ValidationFailed({"end_port": [f"The range is upside down: {start} to {end}."]})
     moved = (start, end) != (row.start_port, row.end_port)
-    if moved and end >= ephemeral_start and not fields.get("allow_ephemeral"):
+    low, high = port_search.system_ports(session).ephemeral if ephemeral_start is None else (ephemeral_start, 65_535)
+    if moved and start <= high and end >= low and not fields.get("allow_ephemeral"):
         raise ValidationFailed(
             {
                 "end_port": [
-                    f"From {ephemeral_start} on the system itself gives ports to outgoing connections; "
+                    f"From {low} to {high} the system itself gives ports to outgoing connections; "
                     "allow_ephemeral: true takes them nevertheless."
                 ]
             }
@@ -93,6 +93,8 @@ def _write(session: Session, row: PortRange, fields: Mapping[str, Any], ephemera
     for name in ("project", "start_port", "end_port", "description", "priority", "max_services"):
         if name in fields:
             setattr(row, name, fields[name])
+    if moved:
+        row.next_port = None
 
 
 def allocate(session: Session, fields: Mapping[str, Any], own_ports: Collection[int]) -> PortLease:
@@ -109,7 +111,7 @@ def allocate(session: Session, fields: Mapping[str, Any], own_ports: Collection[
         raise ValidationFailed({"service_id": [f"There is no service {service_id!r}."]})
     if preferred is not None:
         _refuse_held(session, preferred, protocol, own_ports)
-    return ports.lease(
+    return leases.lease(
         session,
         fields.get("project") or "development",
         protocol=protocol,
@@ -121,11 +123,9 @@ def allocate(session: Session, fields: Mapping[str, Any], own_ports: Collection[
 
 
 def _refuse_held(session: Session, port: int, protocol: str, own_ports: Collection[int]) -> None:
-    leased = ports.lease_holder(session, port, protocol)
+    leased = leases.holder(session, port, protocol)
     if leased is not None:
-        owner = leased.service_id or f"project {leased.project}"
-        kind = "service" if leased.service_id else "unknown"
-        raise PortHeld(port, protocol, leased.host_ip, _holder(kind, owner, leased.service_id))
+        raise PortHeld(port, protocol, leased.host_ip, leases.as_holder(session, leased))
     if port in own_ports:
         raise PortHeld(port, protocol, "", _holder("clos", "clos", None))
     seen = [each for each in registry_verdicts.listeners_on(session, port) if each.protocol == protocol]
@@ -161,4 +161,4 @@ def give_back(session: Session, lease_id: int) -> None:
             hint="change the service's ports; that gives the lease back",
             service_id=found.service_id,
         )
-    registry_ports.release(session, [found])
+    leases.release(session, [found])

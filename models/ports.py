@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, CheckConstraint, ForeignKey, Index, String, Text, func, select, text
+from sqlalchemy import Boolean, CheckConstraint, ColumnElement, ForeignKey, Index, String, Text, func, or_, select, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from domain.errors import RangeFull
 from models.base import Base, BigId, now
 
 THIS_NODE = "local"
@@ -138,47 +137,18 @@ class PortConflict(Base):
     resolved_at: Mapped[datetime | None]
 
 
+def live() -> ColumnElement[bool]:
+    """What a lease must be to be somebody's: not expired."""
+    return or_(PortLease.expires_at.is_(None), PortLease.expires_at > now())
+
+
 def lease_holder(session: Session, port: int, protocol: str = "tcp") -> PortLease | None:
     """Who has that port, if anybody; an expired lease is nobody's."""
-    found = session.scalar(
-        select(PortLease).where(PortLease.node == THIS_NODE, PortLease.protocol == protocol, PortLease.port == port)
+    return session.scalar(
+        select(PortLease).where(
+            PortLease.node == THIS_NODE, PortLease.protocol == protocol, PortLease.port == port, live()
+        )
     )
-    if found is not None and found.expires_at is not None and found.expires_at <= now():
-        session.delete(found)
-        session.flush()
-        return None
-    return found
-
-
-def lease(
-    session: Session,
-    project: str,
-    *,
-    protocol: str = "tcp",
-    host_ip: str = "127.0.0.1",
-    service_id: str | None = None,
-    port_name: str = "",
-    preferred: int | None = None,
-    expires_at: datetime | None = None,
-    avoid: frozenset[int] = frozenset(),
-) -> PortLease:
-    """Lease the preferred port if it is free, else the first free one of the project's ranges.
-
-    `avoid` are ports that CLOS keeps for itself. What was last seen to be held is skipped, except by the preferred
-    one, which its caller has chosen.
-
-    Raises:
-        RangeFull: no port is left; it says who has them.
-    """
-    if preferred is not None and lease_holder(session, preferred, protocol) is None:
-        return _grant(session, preferred, project, protocol, host_ip, service_id, port_name, expires_at)
-    taken = _taken(session, protocol) | avoid
-    ranges = ranges_of(session, project)
-    for each in ranges:
-        for port in range(each.start_port, each.end_port + 1):
-            if port not in taken:
-                return _grant(session, port, project, protocol, host_ip, service_id, port_name, expires_at)
-    raise _range_full(session, project, protocol, ranges)
 
 
 def ranges_of(session: Session, project: str) -> Sequence[PortRange]:
@@ -186,63 +156,3 @@ def ranges_of(session: Session, project: str) -> Sequence[PortRange]:
     return session.scalars(
         select(PortRange).where(PortRange.project == project).order_by(PortRange.priority.desc(), PortRange.start_port)
     ).all()
-
-
-def _taken(session: Session, protocol: str) -> frozenset[int]:
-    leased = session.scalars(
-        select(PortLease.port).where(
-            PortLease.node == THIS_NODE,
-            PortLease.protocol == protocol,
-            (PortLease.expires_at.is_(None)) | (PortLease.expires_at > now()),
-        )
-    )
-    claimed = session.scalars(select(PortClaim.port).where(PortClaim.protocol == protocol, PortClaim.port.is_not(None)))
-    seen = session.scalars(select(SeenListener.port).where(SeenListener.protocol == protocol))
-    return frozenset([*leased, *(port for port in claimed if port is not None), *seen])
-
-
-def _grant(
-    session: Session,
-    port: int,
-    project: str,
-    protocol: str,
-    host_ip: str,
-    service_id: str | None,
-    port_name: str,
-    expires_at: datetime | None,
-) -> PortLease:
-    lease_holder(session, port, protocol)  # takes an expired lease out of the way
-    granted = PortLease(
-        port=port,
-        project=project,
-        protocol=protocol,
-        host_ip=host_ip,
-        service_id=service_id,
-        port_name=port_name,
-        expires_at=expires_at,
-    )
-    session.add(granted)
-    session.flush()
-    return granted
-
-
-def _range_full(session: Session, project: str, protocol: str, ranges: Sequence[PortRange]) -> RangeFull:
-    if not ranges:
-        return RangeFull(
-            f"project {project!r} has no port range",
-            hint="define one: POST /api/v2/port-ranges",
-            project=project,
-        )
-    low, high = min(r.start_port for r in ranges), max(r.end_port for r in ranges)
-    holders = session.scalars(
-        select(PortLease)
-        .where(PortLease.protocol == protocol, PortLease.port.between(low, high))
-        .order_by(PortLease.port)
-        .limit(20)
-    )
-    return RangeFull(
-        f"every port of project {project!r} is taken",
-        hint="free one, or widen the range",
-        project=project,
-        holders=[{"port": each.port, "service_id": each.service_id} for each in holders],
-    )

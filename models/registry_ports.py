@@ -4,7 +4,7 @@ A claim is what a spec says and may be said twice; a lease is what one has for i
 open is leased from the project's ranges and written into the claim, so that a spec is always complete.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -12,9 +12,13 @@ from sqlalchemy.orm import Session
 
 from domain.errors import ValidationFailed
 from domain.specs import RuntimeKind
-from models import ports
+from models import leases, port_search
+from models.leases import release
+from models.port_moves import UndoImpossible, move, restore
 from models.ports import PortClaim, PortLease
 from models.services import Service
+
+__all__ = ["UndoImpossible", "candidate", "claim", "lease_all", "leases_of", "move", "release", "restore"]
 
 Request = Mapping[str, Any]
 
@@ -79,20 +83,29 @@ def lease_all(session: Session, service: Service, project: str, reserved: frozen
     wanted = {(each.protocol, each.port) for each in service.claims}
     released = [lease for lease in leases_of(session, service.id) if (lease.protocol, lease.port) not in wanted]
     for each in service.claims:
-        if each.port is None or ports.lease_holder(session, each.port, each.protocol) is None:
-            granted = ports.lease(
-                session,
-                project,
-                protocol=each.protocol,
-                host_ip=each.host_ip,
-                service_id=service.id,
-                port_name=each.name,
-                preferred=each.port,
-                avoid=reserved,
-            )
-            each.port = granted.port
+        held = None if each.port is None else leases.holder(session, each.port, each.protocol)
+        if held is not None:
+            _follow(held, each, service.id)
+            continue
+        granted = leases.lease(
+            session,
+            project,
+            protocol=each.protocol,
+            host_ip=each.host_ip,
+            service_id=service.id,
+            port_name=each.name,
+            preferred=each.port,
+            avoid=reserved,
+        )
+        each.port = granted.port
     _complete(service)
-    release(session, released)
+    leases.release(session, released)
+
+
+def _follow(held: PortLease, claim: PortClaim, service_id: str) -> None:
+    """A service's own lease has its claim's name and address, and lasts as long as the claim."""
+    if held.service_id == service_id:
+        held.port_name, held.host_ip, held.expires_at = claim.name, claim.host_ip, None
 
 
 def leases_of(session: Session, service_id: str) -> Sequence[PortLease]:
@@ -100,38 +113,15 @@ def leases_of(session: Session, service_id: str) -> Sequence[PortLease]:
     return session.scalars(select(PortLease).where(PortLease.service_id == service_id)).all()
 
 
-def release(session: Session, leases: Iterable[PortLease]) -> None:
-    """Give leases back; a service that claimed such a port in vain has it from now on."""
-    given_back = list(leases)
-    if not given_back:
-        return
-    for lease in given_back:
-        session.delete(lease)
-    session.flush()
-    for lease in given_back:
-        _hand_over(session, lease)
+def candidate(
+    session: Session, service_id: str, port_name: str, project: str, protocol: str, avoid: Collection[int]
+) -> int:
+    """The port that the service would be given now from its project's ranges: its last one, else the lowest free one.
 
+    Nothing is leased. `avoid` are ports that it must not be.
 
-def _hand_over(session: Session, lease: PortLease) -> None:
-    heir = session.scalar(
-        select(PortClaim)
-        .where(
-            PortClaim.protocol == lease.protocol,
-            PortClaim.port == lease.port,
-            PortClaim.source == "spec",
-            PortClaim.service_id.is_not(None),
-            PortClaim.service_id != lease.service_id,
-        )
-        .order_by(PortClaim.id)
-        .limit(1)
-    )
-    if heir is not None:
-        ports.lease(
-            session,
-            lease.project,
-            protocol=heir.protocol,
-            host_ip=heir.host_ip,
-            service_id=heir.service_id,
-            port_name=heir.name,
-            preferred=lease.port,
-        )
+    Raises:
+        RangeFull: none is left; it says who has them.
+    """
+    wish = port_search.Wish(project, protocol, service_id, port_name, frozenset(avoid))
+    return port_search.find(session, wish)[0]

@@ -24,10 +24,12 @@ from models import (
     access,
     groups,
     installation,
+    leases,
     operations,
     port_ranges,
     ports,
     registry,
+    registry_drift,
     registry_graph,
     registry_groups,
     registry_verdicts,
@@ -299,10 +301,10 @@ def test_the_preferred_range_comes_first_and_what_is_taken_is_skipped(session: S
     session.add(SeenListener(host_ip="0.0.0.0", port=9100, protocol="tcp", observed_at=now()))
     session.add(PortClaim(port=9101, protocol="udp"))
     session.flush()
-    assert ports.lease(session, "development").port == 9101
-    assert ports.lease(session, "development", avoid=frozenset({9000})).port == 9001
-    assert ports.lease(session, "development", preferred=9101).port == 9000
-    assert ports.lease(session, "x", preferred=9101, protocol="udp").port == 9101
+    assert leases.lease(session, "development").port == 9101
+    assert leases.lease(session, "development", avoid=frozenset({9000})).port == 9001
+    assert leases.lease(session, "development", preferred=9101).port == 9000
+    assert leases.lease(session, "x", preferred=9101, protocol="udp").port == 9101
 
 
 def test_ranges_do_not_overlap_and_are_read_in_pages(session: Session) -> None:
@@ -350,8 +352,8 @@ def test_drift_is_remembered_only_outside_of_a_write(record: Record) -> None:
 
 
 def test_the_hashes_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_views, "_HASHES_KEPT", 3)
-    kept = registry_views._Hashes()
+    monkeypatch.setattr(registry_drift, "_HASHES_KEPT", 3)
+    kept = registry_drift._Hashes()
     for number in range(10):
         kept.keep((number,), str(number))
     assert len(kept._known) <= 3
@@ -416,7 +418,7 @@ def test_triggers_are_taken_away_and_put_back(record: Record) -> None:
 
 
 def test_an_expired_lease_makes_room(session: Session) -> None:
-    old = ports.lease(session, "p", preferred=9900, expires_at=now() - timedelta(seconds=1))
+    old = leases.lease(session, "p", preferred=9900, expires_at=now() - timedelta(seconds=1))
     assert old.port == 9900
     assert ports.lease_holder(session, 9900) is None
-    assert ports.lease(session, "q", preferred=9900).project == "q"
+    assert leases.lease(session, "q", preferred=9900).project == "q"
