@@ -19,6 +19,8 @@ from models.ports import THIS_NODE, PortClaim, PortHistory, PortLease
 from models.services import Service
 
 _AT_ONCE = 2000
+# So many are ended in passing by an allocation, which must stay short.
+_MEANWHILE = 50
 
 
 def lease(
@@ -41,6 +43,7 @@ def lease(
     Raises:
         RangeFull: no port is left; it says who has them.
     """
+    expire(session, _MEANWHILE)
     port = preferred
     if port is None or holder(session, port, protocol) is not None:
         wish = port_search.Wish(project, protocol, service_id, port_name, frozenset(avoid))
@@ -103,9 +106,9 @@ def release(session: Session, leases: Iterable[PortLease]) -> None:
 
 
 def expire(session: Session, at_once: int = _AT_ONCE) -> int:
-    """End leases whose time is over. How many these were, at most `at_once`."""
-    over = select(PortLease).where(PortLease.expires_at <= now()).order_by(PortLease.expires_at).limit(at_once)
-    rows = session.scalars(over).all()
+    """End leases whose time is over, the last ones first: these still rest. How many these were, at most `at_once`."""
+    over = select(PortLease).where(PortLease.expires_at <= now())
+    rows = session.scalars(over.order_by(PortLease.expires_at.desc()).limit(at_once)).all()
     release(session, rows)
     return len(rows)
 
@@ -120,7 +123,7 @@ def remember(session: Session, ended: PortLease) -> None:
             project=ended.project,
             service_id=ended.service_id,
             port_name=ended.port_name,
-            released_at=now(),
+            released_at=min(now(), ended.expires_at or now()),
         )
     )
 

@@ -10,8 +10,11 @@ from sqlalchemy.orm import Session
 from domain.errors import ClosError, LeaseNotFound, PortHeld, PortRangeNotFound, ValidationFailed
 from models import leases, port_search, registry_verdicts
 from models.base import now
+from models.groups import Group
 from models.ports import PortClaim, PortLease, PortRange
 from models.services import Service
+
+_DEFAULT_PROJECT = "development"
 
 
 class LeaseInUse(ClosError):
@@ -107,19 +110,25 @@ def allocate(session: Session, fields: Mapping[str, Any], own_ports: Collection[
     """
     protocol, preferred = fields.get("protocol", "tcp"), fields.get("preferred_port")
     service_id, ttl_s = fields.get("service_id"), fields.get("ttl")
-    if service_id is not None and session.get(Service, service_id) is None:
+    service = None if service_id is None else session.get(Service, service_id)
+    if service_id is not None and service is None:
         raise ValidationFailed({"service_id": [f"There is no service {service_id!r}."]})
     if preferred is not None:
         _refuse_held(session, preferred, protocol, own_ports)
     return leases.lease(
         session,
-        fields.get("project") or "development",
+        fields.get("project") or _project_of(session, service),
         protocol=protocol,
         service_id=service_id,
         preferred=preferred,
         expires_at=None if ttl_s is None else now() + timedelta(seconds=ttl_s),
-        avoid=frozenset(own_ports),
+        avoid=own_ports,
     )
+
+
+def _project_of(session: Session, service: Service | None) -> str:
+    group = None if service is None else session.get(Group, service.group_name)
+    return _DEFAULT_PROJECT if group is None else group.project
 
 
 def _refuse_held(session: Session, port: int, protocol: str, own_ports: Collection[int]) -> None:

@@ -7,10 +7,12 @@ from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from domain.states import FINAL
+from models import leases
 from models.base import Base, now
 from models.events import Event
 from models.installation import Heartbeat, IdempotencyKey, ServiceMetric, SystemMetric, TickSlot
 from models.operations import Operation
+from models.ports import PortHistory
 from models.record import Record
 from workers.context import Context
 
@@ -20,7 +22,8 @@ _DAY_S = 86400.0
 
 
 def age_out(context: Context) -> None:
-    """Delete what is older than it is kept."""
+    """Delete what is older than it is kept, and end what was lent for a time that is over."""
+    _expire(context.record)
     kept = context.retention_s
     table = (
         (Event, Event.timestamp, kept.get("events", 30 * _DAY_S)),
@@ -29,6 +32,7 @@ def age_out(context: Context) -> None:
         (IdempotencyKey, IdempotencyKey.created_at, _DAY_S),
         (TickSlot, TickSlot.at, 3600.0),
         (Heartbeat, Heartbeat.at, 3600.0),
+        (PortHistory, PortHistory.released_at, 365 * _DAY_S),
     )
     for mapped, column, age_s in table:
         _delete(context.record, mapped, column, age_s)
@@ -39,6 +43,14 @@ def age_out(context: Context) -> None:
         kept.get("operations", 30 * _DAY_S),
         Operation.status.in_([status.value for status in FINAL]),
     )
+
+
+def _expire(record: Record) -> None:
+    for _round in range(_ROUNDS):
+        with record.write() as session:
+            ended = leases.expire(session, _AT_ONCE)
+        if ended < _AT_ONCE:
+            return
 
 
 def _delete(

@@ -34,7 +34,7 @@ from domain.states import OperationStatus
 from models import operations, port_ranges, registry_verdicts
 from models.base import written
 from models.operations import Operation
-from models.ports import PortClaim, PortLease, PortRange, SeenListener
+from models.ports import PortClaim, PortLease, PortRange, SeenListener, live
 
 blp = ClosBlueprint("ports", __name__, url_prefix="/api/v2/ports", description="Who has which port")
 ranges_blp = ClosBlueprint("port-ranges", __name__, url_prefix="/api/v2/port-ranges", description="A project's ports")
@@ -72,7 +72,7 @@ class Ports(MethodView):
 
 def _everything(session: Session, projects: Collection[str] | None, states: Collection[str]) -> dict[str, Any]:
     ranges = select(PortRange).order_by(PortRange.id)
-    leases = select(PortLease).order_by(PortLease.port, PortLease.protocol).limit(_MOST_ROWS)
+    leases = select(PortLease).where(live()).order_by(PortLease.port, PortLease.protocol).limit(_MOST_ROWS)
     listeners = select(SeenListener).order_by(SeenListener.port, SeenListener.id).limit(_MOST_ROWS)
     claims = select(PortClaim).where(PortClaim.latent).order_by(PortClaim.port, PortClaim.id).limit(_MOST_ROWS)
     rows: Any = session.scalars(ranges if projects is None else ranges.where(PortRange.project.in_(projects))).all()
@@ -109,9 +109,10 @@ class Allocate(MethodView):
     @blp.arguments(AllocateBody)
     @blp.response(201, LeaseSchema)
     def post(self, body: dict[str, Any]) -> Response:
-        """Lease a port: the preferred one, or the first free one of the project's ranges
+        """Lease a port: the preferred one, else the service's last one, else the first free one of the project's ranges
 
-        409 `port_held` with its `holder` where the preferred one is leased or was last seen to be held.
+        The project is the one of the service's group unless it is named. 409 `port_held` with its `holder` where the
+        preferred one is leased or was last seen to be held, and with `holders` where the ranges are full.
         """
         with unit_of_work() as session:
             made = port_ranges.allocate(session, body, own_ports())
