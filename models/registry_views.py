@@ -3,9 +3,8 @@
 Mapped objects with eight eager relationships each take several times as long as the rows below.
 """
 
-import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
+from domain import references
 from domain.errors import ServiceNotFound
-from domain.states import UP
+from models import registry_drift
 from models.groups import Group
 from models.installation import ServiceMetric
 from models.ports import PortClaim
@@ -41,11 +41,9 @@ from models.services import (
     ServiceVolume,
 )
 
-_UP = frozenset(status.value for status in UP)
 _table = Service.__table__
 _columns = _table.c
 _depended = aliased(Service)
-_HASHES_KEPT = 5000
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _NO_TEXT, _NO_NUMBER, _NO_FLAG = literal_column("''", String), literal_column("0", Integer), false()
 
@@ -62,7 +60,10 @@ class ServiceView:
     networks: list[str] = field(default_factory=list)
     depends_on: list[tuple[str | None, str, str, bool]] = field(default_factory=list)
     claims: list[Row[Any]] = field(default_factory=list)
+    # The texts of its instance in which something is to be put in; a secret's is shown to nobody.
+    texts: list[str] = field(default_factory=list)
     drift: bool = False
+    drift_detail: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def _views(session: Session, query: Select[Any]) -> list[ServiceView]:
     views = {row.id: ServiceView(row) for row in session.execute(query).all()}
     if views:
         _add_children(session, views)
-        _add_drift(session, list(views.values()))
+        registry_drift.add(session, list(views.values()))
     return list(views.values())
 
 
@@ -195,62 +196,12 @@ def _add_children(session: Session, views: dict[str, ServiceView]) -> None:
             view.secrets.append(a)
         else:
             view.environment[a] = b
+        if kind == "variable" and references.written_in(b):
+            view.texts.append(b)
     for claim in session.execute(_CLAIMS, ids).all():
         views[claim.service_id].claims.append(claim)
     for service_id, other, group, name, condition, required in session.execute(_DEPENDENCIES, ids).all():
         views[service_id].depends_on.append((group, name or other, condition, bool(required)))
-
-
-class _Hashes:
-    """The hashes of wanted specs, by what would change them: making one takes as long as reading ten services."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], str] = {}
-        self._lock = threading.Lock()
-
-    @staticmethod
-    def key(view: ServiceView, network_name: str) -> tuple[Any, ...]:
-        """A spec's version says what was written through the registry; ports may also be moved by a resolution."""
-        row = view.row
-        ports = tuple((each.id, each.port, each.container_port) for each in view.claims)
-        return row.id, row.created_at, row.spec_version, row.port, ports, network_name
-
-    def get(self, key: tuple[Any, ...]) -> str | None:
-        """The hash, if it is known."""
-        return self._known.get(key)
-
-    def keep(self, key: tuple[Any, ...], made: str) -> None:
-        """Remember one."""
-        with self._lock:
-            if len(self._known) >= _HASHES_KEPT:
-                self._known.clear()
-            self._known[key] = made
-
-
-_hashes = _Hashes()
-
-
-def _add_drift(session: Session, views: Iterable[ServiceView]) -> None:
-    """Say of each running service whether what runs is what is wanted."""
-    running = [view for view in views if view.row.observed_hash is not None and view.row.status in _UP]
-    if not running:
-        return
-    names = {view.row.group_name for view in running}
-    groups = select(Group.name, Group.network_name).where(Group.name.in_(names))
-    networks = {name: network or "" for name, network in session.execute(groups)}
-    keys = {view.row.id: _Hashes.key(view, networks.get(view.row.group_name, "")) for view in running}
-    made: dict[str, str] = {}
-    unknown = [service_id for service_id, key in keys.items() if _hashes.get(key) is None]
-    if unknown:
-        for service in session.scalars(select(Service).where(Service.id.in_(unknown))):
-            made[service.id] = service.spec(keys[service.id][-1]).hash()
-        # What a write transaction sees may still be undone, and its version be given to something else.
-        if not session.get_bind().get_execution_options().get("clos_write", False):
-            for service_id, known in made.items():
-                _hashes.keep(keys[service_id], known)
-    for view in running:
-        wanted = made.get(view.row.id) or _hashes.get(keys[view.row.id])
-        view.drift = wanted not in (None, view.row.observed_hash)
 
 
 def last_metrics(session: Session, service_ids: Sequence[str]) -> dict[str, Row[Any]]:

@@ -14,7 +14,7 @@ from domain.errors import ClosError
 from domain.events import EventType, Severity
 from domain.specs import RuntimeKind, ServiceSpec
 from domain.states import UP, HealthStatus, ServiceStatus
-from models import events
+from models import events, resolved_specs
 from models.base import now
 from models.operations import OperationLock, service_target
 from models.services import Service
@@ -100,9 +100,10 @@ def _due(context: Context) -> Sequence[ServiceSpec]:
                 or row.last_health_check + timedelta(seconds=row.health_check_interval) <= at
             )
         ]
-        return (
-            [service.spec() for service in session.scalars(select(Service).where(Service.id.in_(due)))] if due else []
-        )
+        if not due:
+            return []
+        services = session.scalars(select(Service).where(Service.id.in_(due))).all()
+        return list(resolved_specs.specs(session, services).values())
 
 
 def _probe(context: Context, spec: ServiceSpec) -> ProbeResult:

@@ -35,6 +35,7 @@ def shown(view: ServiceView, metrics: dict[str, Any] | None = None) -> dict[str,
     body["health"] = health(row)
     body["waiting_for"] = row["waiting_for"] or []
     body["drift"] = view.drift
+    body["drift_detail"] = view.drift_detail
     body["observed"] = {
         "container_id": row["container_id"],
         "pid": row["pid"],

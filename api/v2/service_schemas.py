@@ -44,6 +44,8 @@ PERIODS_S = {
     "30d": 2_592_000,
 }
 DAY_S = 86_400
+# A health URL may begin with a reference that is one (`domain/references.py`).
+HEALTH_URL = rf"(?:{URL_OR_PATH}|\$\{{url:{NAME}(?:/{NAME}){{0,2}}\}}(?:[/?#][^\s]*)?)"
 
 
 class PortBody(Definition):
@@ -79,7 +81,7 @@ class HealthCheckBody(Definition):
 
     enabled = Flag()
     type = one_of(*(kind.value for kind in CheckType))
-    url = Text(longest=2000, pattern=URL_OR_PATH, allow_none=True)
+    url = Text(longest=2000, pattern=HEALTH_URL, allow_none=True)
     port = Text(longest=100, smallest=1, allow_none=True)
     test = Arguments(allow_none=True)
     interval = Number(low=0.1, high=DAY_S)
@@ -97,8 +99,8 @@ class ServiceChange(Definition):
 
     read_only = frozenset(
         {
-            "id", "name", "group", "desired", "status", "health", "waiting_for", "drift", "observed", "started_at",
-            "stopped_at", "spec_version", "created_at", "updated_at", "metrics",
+            "id", "name", "group", "desired", "status", "health", "waiting_for", "drift", "drift_detail", "observed",
+            "started_at", "stopped_at", "spec_version", "created_at", "updated_at", "metrics",
         }
     )  # fmt: skip
     runtime = one_of(*RUNTIMES)
@@ -125,7 +127,7 @@ class ServiceChange(Definition):
         Short(DependencyBody, "service", Text(longest=151, smallest=1, pattern=rf"{NAME}(?:/{NAME})?")), 200
     )
     health_check = fields.Nested(HealthCheckBody, allow_none=True)
-    health_url = Text(longest=2000, pattern=URL_OR_PATH, allow_none=True)
+    health_url = Text(longest=2000, pattern=HEALTH_URL, allow_none=True)
     tags = list_of(Text(longest=100, smallest=1, pattern=r"[A-Za-z0-9][A-Za-z0-9_.:/-]*"), 50)
     description = Text(longest=4000, allow_none=True)
     version = Text(longest=100, allow_none=True)
@@ -328,6 +330,11 @@ class ServiceSchema(Schema):
     health = fields.Nested(HealthSchema, required=True)
     waiting_for = fields.List(fields.Nested(WaitingSchema), required=True)
     drift = fields.Boolean(required=True)
+    drift_detail = fields.List(
+        fields.String(),
+        required=True,
+        metadata={"description": "What runs otherwise than it is wanted, as sentences; empty without drift."},
+    )
     observed = fields.Nested(ObservedSchema, required=True)
     image = fields.String(required=True, allow_none=True)
     build = fields.Dict(required=True, allow_none=True)

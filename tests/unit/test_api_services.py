@@ -15,8 +15,8 @@ from tests.unit.api_kit import PORT, WS_PORT, Kit, api, process
 __all__ = ["api"]
 
 FIELDS = {
-    "id", "name", "group", "runtime", "desired", "status", "health", "waiting_for", "drift", "observed", "image",
-    "build", "command", "working_dir", "user", "environment", "secrets", "volumes", "networks", "network_mode",
+    "id", "name", "group", "runtime", "desired", "status", "health", "waiting_for", "drift", "drift_detail", "observed",
+    "image", "build", "command", "working_dir", "user", "environment", "secrets", "volumes", "networks", "network_mode",
     "dns_servers", "labels", "restart_policy", "restart_by", "cpu_limit", "memory_limit", "stop_timeout", "ports",
     "port", "depends_on", "health_check", "health_url", "tags", "description", "version", "owner", "started_at",
     "stopped_at", "spec_version", "created_at", "updated_at",

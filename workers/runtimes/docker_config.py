@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from domain import reachability
 from domain.errors import StartFailed
 from domain.specs import CheckType, HealthCheck, ServiceSpec
 
@@ -99,8 +100,8 @@ def container_config(spec: ServiceSpec, marks: Marks, networks: Mapping[str, str
 
 
 def aliases(spec: ServiceSpec) -> list[str]:
-    """The names under which the others in its network find it."""
-    return sorted({spec.name, slug(spec.name)})
+    """The names under which the others in its network find it; the last one is no other group's either."""
+    return [*sorted({spec.name, slug(spec.name)}), reachability.alias(spec.name, spec.group)]
 
 
 def _host_config(spec: ServiceSpec, network: str | None) -> dict[str, Any]:
@@ -114,6 +115,8 @@ def _host_config(spec: ServiceSpec, network: str | None) -> dict[str, Any]:
         host["PortBindings"] = _bindings(spec)
     if spec.dns_servers:
         host["Dns"] = list(spec.dns_servers)
+    if spec.extra_hosts:
+        host["ExtraHosts"] = list(spec.extra_hosts)
     if spec.cpu_limit:
         host["NanoCpus"] = int(spec.cpu_limit * 1_000_000_000)
     if spec.memory_limit:

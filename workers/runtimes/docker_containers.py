@@ -14,7 +14,7 @@ from domain.specs import ServiceSpec
 from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_config import Marks, aliases, container_config
 from workers.runtimes.docker_errors import reason, removal_in_progress, status, still_runs
-from workers.runtimes.docker_networks import Networks, names_of
+from workers.runtimes.docker_networks import Networks, names_of, only_joined
 from workers.runtimes.docker_observation import Summary, instance_of, rank
 from workers.runtimes.fence import before_effect
 
@@ -98,8 +98,10 @@ class Containers:
         before_effect()
         ref = str(self._api.create_container_from_config(config, name)["Id"])
         try:
-            for further in list(networks.values())[1:]:
-                self._api.connect_container_to_network(ref, further, aliases=aliases(spec))
+            nameless = only_joined(spec)
+            for name, further in list(networks.items())[1:]:
+                known_as = [] if name in nameless else aliases(spec)
+                self._api.connect_container_to_network(ref, further, aliases=known_as)
         except APIError:
             self.discard(ref)
             raise

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -25,7 +26,8 @@ log = structlog.get_logger()
 
 
 def names_of(spec: ServiceSpec) -> list[str]:
-    """The logical networks of a service, the group's first; none where it uses the host's, or has no network."""
+    """The logical networks of a service: its group's first, then those that it names, then those of groups that it
+    refers to; none where it uses the host's, or has no network."""
     if spec.network_mode in ("host", "none"):
         return []
     if spec.network_mode != "bridge":
@@ -33,8 +35,24 @@ def names_of(spec: ServiceSpec) -> list[str]:
             f"network_mode {spec.network_mode!r} of {spec.id} is not supported",
             hint="use bridge, host or none, and `networks` to join further networks",
         )
-    own = slug(spec.network_name) if spec.network_name else f"clos-{slug(spec.group)}"
-    return list(dict.fromkeys([own, *(slug(name) for name in spec.networks)]))
+    own = _of_group(spec.group, spec.network_name)
+    joined = (_of_group(*each) for each in spec.joins)
+    return list(dict.fromkeys([own, *(slug(name) for name in spec.networks), *joined]))
+
+
+def only_joined(spec: ServiceSpec) -> set[str]:
+    """Those in which it only looks for others: it has no name there, since the group has names of its own."""
+    return set(names_of(spec)) - set(names_of(replace(spec, joins=())))
+
+
+def _of_group(group: str, network_name: str) -> str:
+    return slug(network_name) if network_name else f"clos-{slug(group)}"
+
+
+def _groups_of(spec: ServiceSpec) -> dict[str, str]:
+    """The groups whose own networks, of CLOS's naming, are meant, by the networks' names."""
+    own = ((spec.group, spec.network_name), *spec.joins)
+    return {_of_group(group, network_name): group for group, network_name in own if not network_name}
 
 
 class Networks:
@@ -87,18 +105,26 @@ class Networks:
         with self._lock:
             if ours := self._ours(name):
                 return str(ours[0]["Id"])
+            groups = _groups_of(spec)
             docker_name = name
             if foreign := self._named(name):
-                if name != f"clos-{slug(spec.group)}":
-                    return foreign  # the service names a network that somebody else made: joined, never removed
+                if name not in groups and not self._of_another(name, foreign):
+                    # The service names a network that somebody else made: joined, never removed.
+                    return str(foreign["Id"])
                 docker_name = f"{name}-{slug(self._marks.instance_id[:8])}"
-            self._make(docker_name, name, spec.group)
+            self._make(docker_name, name, groups.get(name, spec.group))
             return self._keep_oldest(name)
 
-    def _named(self, name: str) -> str | None:
+    def _of_another(self, name: str, network: Mapping[str, Any]) -> bool:
+        """Whether another CLOS made it for a group of its own: those services are none of ours."""
+        labels = network.get("Labels") or {}
+        made_by_clos = name.startswith("clos-") and self._marks.label("network") in labels
+        return made_by_clos and not self._marks.ours(labels)
+
+    def _named(self, name: str) -> Mapping[str, Any] | None:
         # The engine's filter finds parts of names, too.
         found = self._client.api().networks(names=[name])
-        return next((str(each["Id"]) for each in found if each.get("Name") == name), None)
+        return next((each for each in found if each.get("Name") == name), None)
 
     def _make(self, docker_name: str, name: str, group: str) -> None:
         labels = {
