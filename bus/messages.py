@@ -17,7 +17,8 @@ PORT_TICK = "port_tick"
 READ_LOGS = "read_logs"
 FOLLOW_LOGS = "follow_logs"
 
-_PORT_WORK = ("port.", "conflict.")
+# Looks only: what changes services belongs to `operations`, also where a conflict is the reason.
+_PORT_WORK = ("port.", "conflict.scan")
 
 
 class Sender:

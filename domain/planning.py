@@ -31,6 +31,7 @@ class Action(StrEnum):
     RELEASE = "release"
     MIGRATE_PORT = "migrate_port"
     TERMINATE = "terminate"
+    RESTORE = "restore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Plan:
 
     steps: tuple[Step, ...] = ()
     conflicts: tuple[Mapping[str, Any], ...] = field(default=())
+    resolutions: tuple[Mapping[str, Any], ...] = field(default=())
 
     def critical_path(self) -> list[str]:
         """The longest chain of steps."""
@@ -80,7 +82,7 @@ class Plan:
                 for step in self.steps
             ],
             "conflicts": [dict(conflict) for conflict in self.conflicts],
-            "resolutions": [],
+            "resolutions": [dict(resolution) for resolution in self.resolutions],
             "critical_path": self.critical_path(),
         }
 

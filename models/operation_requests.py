@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from domain.errors import Cancelled, OperationFinal, ValidationFailed
+from domain.errors import Cancelled, OperationFinal
 from domain.states import CLAIMED, FINAL, OperationStatus
 from models.base import now
 from models.operations import Operation, create, finish, group_target, progress, service_target
@@ -84,20 +84,3 @@ def retry(session: Session, first: Operation, *, initiated_by: str) -> Operation
 def _named_targets(operation: Operation) -> list[str]:
     named = [group_target(operation.group_name)] if operation.group_name else []
     return named + ([service_target(operation.service_id)] if operation.service_id else [])
-
-
-def answer(session: Session, operation: Operation, choice: str) -> None:
-    """Take the answer to an operation's question and let a worker go on with it.
-
-    Raises:
-        ValidationFailed: it is none of the choices.
-    """
-    choices = [str(each.get("choice")) for each in (operation.question or {}).get("choices", [])]
-    if choice not in choices:
-        raise ValidationFailed({"choice": [f"Must be one of: {', '.join(choices)}."]})
-    operation.parameters = (operation.parameters or {}) | {"answer": choice}
-    operation.question = None
-    operation.status = OperationStatus.PENDING.value
-    operation.not_before = None
-    session.flush()
-    progress(session, operation)

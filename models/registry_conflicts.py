@@ -1,0 +1,375 @@
+"""Conflicts as the record keeps them: found again while they last, told of once, closed when their cause is gone."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from domain import conflicts as decide
+from domain import strategies
+from domain.conflicts import OPEN, Claim, ConflictKind, ConflictStatus, Found, World
+from domain.errors import ClosError, NotFound, RangeFull
+from domain.events import EventType, Severity
+from domain.observation import PortFacts
+from domain.specs import RuntimeKind
+from domain.states import UP, Desired
+from domain.strategies import Move, Situation
+from models import events, registry_ports, resolved_specs
+from models.base import now, written
+from models.groups import Group
+from models.ports import PortClaim, PortConflict, PortLease, PortRange
+from models.services import Service
+
+_ACTOR = "system:conflicts"
+_MAY_MOVE = 3
+_UP = frozenset(status.value for status in UP)
+
+
+class ConflictNotFound(NotFound):
+    """No such conflict."""
+
+    noun = "conflict"
+
+
+class ConflictClosed(ClosError):
+    """The conflict is resolved already."""
+
+    code = "conflict_closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a look at the conflicts changed: ids of those that began, and of those that ended."""
+
+    opened: tuple[int, ...] = ()
+    closed: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.opened or self.closed)
+
+
+def world(session: Session, facts: PortFacts | None, own_ports: Collection[int] = ()) -> World:
+    """What conflicts are found in. External services are watched, not run: what they name is no claim on a port."""
+    rows = session.execute(
+        select(
+            PortClaim.service_id,
+            PortClaim.port,
+            PortClaim.host_ip,
+            PortClaim.protocol,
+            PortClaim.name,
+            Service.name.label("service_name"),
+            Service.status,
+            Service.desired,
+            Group.project,
+            PortLease.service_id.label("lease_of"),
+        )
+        .join(Service, Service.id == PortClaim.service_id)
+        .outerjoin(Group, Group.name == Service.group_name)
+        .outerjoin(PortLease, (PortLease.port == PortClaim.port) & (PortLease.protocol == PortClaim.protocol))
+        .where(
+            PortClaim.source == "spec", PortClaim.port.is_not(None), Service.runtime != RuntimeKind.EXTERNAL.value
+        )
+        .order_by(PortClaim.service_id, PortClaim.position)
+    ).all()  # fmt: skip
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for each in session.execute(select(PortRange.project, PortRange.start_port, PortRange.end_port)).all():
+        ranges.setdefault(each.project, []).append((each.start_port, each.end_port))
+    claims = [
+        Claim(
+            row.service_id,
+            row.port,
+            row.host_ip,
+            row.protocol,
+            row.name,
+            row.project or "development",
+            row.lease_of == row.service_id,
+            row.status in _UP,
+            row.desired == Desired.RUNNING.value,
+        )
+        for row in rows
+    ]
+    return World(claims, facts, {row.service_id: row.service_name for row in rows}, ranges, own_ports)
+
+
+def refresh(session: Session, facts: PortFacts | None, own_ports: Collection[int] = ()) -> Changes:
+    """Compare what is found now with what is kept, and tell of what began and ended. In a write transaction."""
+    return keep(session, decide.detect(world(session, facts, own_ports)), own_ports)
+
+
+def is_current(session: Session, facts: PortFacts | None, own_ports: Collection[int] = ()) -> bool:
+    """Whether `refresh` would change nothing: most looks find what the last one found."""
+    kept = {key_of(row): _shown_facts(row) for row in open_ones(session)}
+    found = decide.detect(world(session, facts, own_ports))
+    return kept == {each.key: (list(each.claimants), _plain(each.holder), each.detail) for each in found}
+
+
+def keep(session: Session, found: Iterable[Found], own_ports: Collection[int] = ()) -> Changes:
+    """Write down conflicts that were found: all that there are."""
+    at = now()
+    kept = {key_of(row): row for row in open_ones(session)}
+    seen: set[tuple[str, int, str, str]] = set()
+    opened = []
+    for each in found:
+        seen.add(each.key)
+        row = kept.get(each.key)
+        if row is None:
+            opened.append(_begin(session, each, at))
+        else:
+            row.claimants, row.holder, row.detail = list(each.claimants), _plain(each.holder), each.detail
+    session.flush()
+    for row in [*opened, *(row for key, row in kept.items() if key in seen)]:
+        row.options = strategies.options(situation(session, row, own_ports))
+    for row in opened:
+        _tell(session, row, EventType.PORT_CONFLICT_DETECTED)
+    closed = [row for key, row in kept.items() if key not in seen]
+    for row in closed:
+        close(session, row, at)
+    return Changes(tuple(row.id for row in opened), tuple(row.id for row in closed))
+
+
+def open_ones(session: Session) -> Sequence[PortConflict]:
+    """Those that last, ignored ones as well."""
+    return session.scalars(
+        select(PortConflict).where(PortConflict.status.in_([status.value for status in OPEN])).order_by(PortConflict.id)
+    ).all()
+
+
+def key_of(row: PortConflict) -> tuple[str, int, str, str]:
+    """What makes it the same conflict as one that is found."""
+    return (row.kind, row.port, row.protocol, row.host_ip)
+
+
+def add(session: Session, found: Found, own_ports: Collection[int] = ()) -> PortConflict:
+    """Write down one conflict that a start has run into, though no look showed it."""
+    row = next((each for each in open_ones(session) if key_of(each) == found.key), None)
+    if row is not None:
+        row.claimants = sorted({*(row.claimants or ()), *found.claimants})
+        return row
+    row = _begin(session, found, now())
+    row.options = strategies.options(situation(session, row, own_ports))
+    _tell(session, row, EventType.PORT_CONFLICT_DETECTED)
+    return row
+
+
+def _plain(holder: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if holder is None else dict(holder)
+
+
+def _shown_facts(row: PortConflict) -> tuple[list[str], dict[str, Any] | None, str | None]:
+    return (list(row.claimants or ()), row.holder, row.detail)
+
+
+def _begin(session: Session, each: Found, at: datetime) -> PortConflict:
+    row = PortConflict(
+        kind=each.kind.value,
+        status=ConflictStatus.ACTIVE.value,
+        port=each.port,
+        host_ip=each.host_ip,
+        protocol=each.protocol,
+        claimants=list(each.claimants),
+        holder=_plain(each.holder),
+        detail=each.detail,
+        detected_at=at,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def close(session: Session, row: PortConflict, at: datetime, resolution: Mapping[str, Any] | None = None) -> None:
+    """Its cause is gone, by itself or by `resolution`."""
+    if row.status == ConflictStatus.RESOLVED.value:
+        return
+    row.status, row.resolved_at = ConflictStatus.RESOLVED.value, at
+    if resolution is not None:
+        row.resolution = dict(resolution)
+    _tell(session, row, EventType.PORT_CONFLICT_RESOLVED)
+
+
+def ignore(session: Session, row: PortConflict, operation_id: str | None = None) -> None:
+    """Leave it as it is: nobody is told of it again while it lasts.
+
+    Raises:
+        ConflictClosed: it is resolved.
+    """
+    require_open(row)
+    row.status = ConflictStatus.IGNORED.value
+    row.resolution = {"strategy": "ignore", "from_port": None, "to_port": None, "operation_id": operation_id}
+    session.flush()
+
+
+def _tell(session: Session, row: PortConflict, type_: EventType) -> None:
+    began = type_ is EventType.PORT_CONFLICT_DETECTED
+    claimants = row.claimants or []
+    service = session.get(Service, claimants[0]) if len(claimants) == 1 else None
+    events.append(
+        session,
+        type_,
+        shown(row),
+        severity=Severity.WARNING if began else Severity.INFO,
+        actor=_ACTOR,
+        service_id=claimants[0] if len(claimants) == 1 else None,
+        group_name=service.group_name if service is not None else None,
+        operation_id=(row.resolution or {}).get("operation_id"),
+    )
+
+
+def shown(row: PortConflict) -> dict[str, Any]:
+    """A conflict (interface.md, Conflict)."""
+    return {
+        "id": row.id,
+        "kind": row.kind,
+        "status": row.status,
+        "port": row.port,
+        "host_ip": row.host_ip,
+        "protocol": row.protocol,
+        "claimants": row.claimants or [],
+        "holder": row.holder,
+        "detail": row.detail,
+        "options": row.options or [],
+        "detected_at": written(row.detected_at),
+        "resolved_at": written(row.resolved_at),
+        "resolution": row.resolution,
+        "undoable": row.undo is not None,
+    }
+
+
+def get(session: Session, conflict_id: int) -> PortConflict:
+    """The conflict of that id.
+
+    Raises:
+        ConflictNotFound: there is none.
+    """
+    found = session.get(PortConflict, conflict_id)
+    if found is None:
+        raise ConflictNotFound(str(conflict_id))
+    return found
+
+
+def require_open(row: PortConflict) -> None:
+    """Raises: ConflictClosed: it is resolved."""
+    if row.status == ConflictStatus.RESOLVED.value:
+        raise ConflictClosed(
+            f"conflict {row.id} about port {row.port}/{row.protocol} is resolved already",
+            conflict_id=row.id,
+            resolution=row.resolution,
+        )
+
+
+def page(
+    session: Session, statuses: Sequence[str] | None, after: int | None, limit: int
+) -> tuple[int, Sequence[PortConflict]]:
+    """How many there are of these statuses, and up to `limit` by id from after `after`."""
+    wanted = [] if statuses is None else [PortConflict.status.in_(statuses)]
+    total = session.scalar(select(func.count()).select_from(PortConflict).where(*wanted)) or 0
+    query = select(PortConflict).where(*wanted).order_by(PortConflict.id).limit(limit)
+    if after is not None:
+        query = query.where(PortConflict.id > after)
+    return total, session.scalars(query).all()
+
+
+def on_port(session: Session, port: int) -> Sequence[PortConflict]:
+    """The open conflicts of one port."""
+    return [row for row in open_ones(session) if row.port == port]
+
+
+def found_of(row: PortConflict) -> Found:
+    """A kept conflict as a value."""
+    return Found(
+        ConflictKind(row.kind),
+        row.port,
+        row.host_ip,
+        row.protocol,
+        tuple(row.claimants or ()),
+        row.holder,
+        row.detail or "",
+    )
+
+
+def situation(
+    session: Session,
+    row: PortConflict,
+    own_ports: Collection[int] = (),
+    *,
+    service_id: str | None = None,
+    port: int | None = None,
+    avoid: Collection[int] = (),
+    restart_dependents: bool = True,
+) -> Situation:
+    """A conflict with all that judging it needs. `service_id`: who should move; `avoid`: ports that are out of the
+    question, beside those that are taken."""
+    found = found_of(row)
+    movers = [service_id] if service_id is not None else _movers(session, found)
+    moves: list[Move] = []
+    for each in movers[:_MAY_MOVE]:
+        moves += _moves(
+            session, each, found, frozenset({*avoid, *own_ports, found.port, *(m.to_port or 0 for m in moves)})
+        )
+    ids = {*found.claimants, *filter(None, [(found.holder or {}).get("service_id")])}
+    referring = resolved_specs.referencing(session, ids)
+    up = set(session.scalars(select(Service.id).where(Service.id.in_({*ids, *referring}), Service.status.in_(_UP))))
+    dependents = {
+        provider: sorted(c for c, providers in referring.items() if provider in providers and c in up and c != provider)
+        for provider in ids
+    }
+    wanted = select(Service.id).where(Service.id.in_(found.claimants), Service.desired == Desired.RUNNING.value)
+    waiting = frozenset(session.scalars(wanted)) - up
+    return Situation(found, tuple(moves), dependents, restart_dependents, frozenset(up), waiting, port)
+
+
+def _movers(session: Session, found: Found) -> list[str]:
+    """Who should move first: who has no lease of the port, then who does not run, then the youngest."""
+    holder_id = (found.holder or {}).get("service_id")
+    services = session.execute(
+        select(Service.id, Service.status, Service.created_at).where(Service.id.in_(found.claimants))
+    ).all()
+    leased = set(
+        session.scalars(
+            select(PortLease.service_id).where(PortLease.port == found.port, PortLease.protocol == found.protocol)
+        )
+    )
+    youngest_first = sorted(services, key=lambda each: (each.created_at, each.id), reverse=True)
+    ordered = sorted(youngest_first, key=lambda each: (each.id in leased, each.status in _UP, each.id == holder_id))
+    return [each.id for each in ordered]
+
+
+def _moves(session: Session, service_id: str, found: Found, avoid: frozenset[int]) -> list[Move]:
+    claims = session.scalars(
+        select(PortClaim)
+        .where(
+            PortClaim.service_id == service_id,
+            PortClaim.source == "spec",
+            PortClaim.port == found.port,
+            PortClaim.protocol == found.protocol,
+        )
+        .order_by(PortClaim.position)
+    ).all()
+    project = session.scalar(
+        select(Group.project).join(Service, Service.group_name == Group.name).where(Service.id == service_id)
+    )
+    moves = []
+    for each in claims[:1]:
+        try:
+            to_port: int | None = registry_ports.candidate(
+                session, service_id, each.name, project or "development", found.protocol, avoid
+            )
+        except RangeFull:
+            to_port = None
+        moves.append(Move(service_id, found.protocol, found.port, to_port, each.name))
+    return moves
+
+
+def held_before_start(
+    session: Session, facts: PortFacts, service_ids: Collection[str], own_ports: Collection[int] = ()
+) -> list[Found]:
+    """What would make a start of these services fail now; and of services of the same start that claim one port, those
+    that have no lease of it."""
+    seen = world(session, facts, own_ports)
+    mine = [claim for claim in seen.claims if claim.service_id in service_ids]
+    found = [each for claim in mine for each in decide.in_the_way_of(claim, seen)]
+    rivals = replace(seen, claims=mine, facts=None)
+    found += [each for each in decide.detect(rivals) if each.kind is ConflictKind.DUPLICATE_CLAIM]
+    return found
