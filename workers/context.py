@@ -11,6 +11,7 @@ from bus.feed import Feed
 from bus.messages import Sender
 from bus.outbox import Outbox
 from bus.replies import Replies
+from domain.configuration import Conflicts
 from models.record import Record
 from workers.claims import Claims
 from workers.observer import Observer
@@ -41,6 +42,7 @@ class Context:
     limits: Limits = field(default_factory=Limits)
     stopping: threading.Event = field(default_factory=threading.Event)
     own_ports: frozenset[int] = frozenset()
+    conflicts: Conflicts = field(default_factory=Conflicts)
     retention_s: Mapping[str, float] = field(default_factory=dict)
 
 

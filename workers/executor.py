@@ -100,7 +100,7 @@ class Executor:
         self._journal.started(step)
         began = time.monotonic()
         done = self._steps.run(step, deadline)
-        self._journal.completed(step, done.instance, done.health)
+        self._journal.completed(step, done.instance, done.health, done.references)
         log.info(
             "step.completed",
             operation_id=self._claim.operation_id,
@@ -128,7 +128,7 @@ class Executor:
         self._journal.failed(step, refusal, self._last_look(step))
 
     def _last_look(self, step: Step) -> Instance | None:
-        if step.action not in (Action.START, Action.WAIT, Action.STOP):
+        if step.action not in (Action.START, Action.WAIT, Action.STOP) or not self._steps.knows(step.target):
             return None
         return self._observer.instance(self._steps.spec(step.target), max_age_s=0.0)
 

@@ -16,7 +16,7 @@ from domain.events import EventType, Severity
 from domain.observation import Instance, ObservedState, Phase, status_of
 from domain.planning import Action, Plan, Step
 from domain.states import STEP_FINAL, Desired, HealthStatus, OperationStatus, ServiceStatus, StepStatus
-from models import events, operations
+from models import events, operations, questions
 from models.base import now, written
 from models.operations import Operation, OperationStep
 from models.record import Record
@@ -55,11 +55,16 @@ class Journal:
             self._ended += 1
             operation.progress = max(operation.progress, min(99, 100 * self._ended // max(1, self._steps)))
 
-    def begin(self, plan: Plan) -> None:
-        """Write the plan's steps. What an earlier attempt had begun and this plan no longer needs was done."""
+    def begin(self, plan: Plan, decision: Mapping[str, Any] | None = None) -> None:
+        """Write the plan's steps. What an earlier attempt had begun and this plan no longer needs was done.
+
+        `decision` is kept with the operation: whoever takes over goes on with it.
+        """
         planned = {step.id for step in plan.steps}
         with self._record.write() as session:
             operation = self._held(session)
+            if decision is not None:
+                operation.parameters = (operation.parameters or {}) | {"decision": dict(decision)}
             known = {step.id: step for step in operation.steps}
             for row in known.values():
                 if row.id not in planned and StepStatus(row.status) not in STEP_FINAL:
@@ -104,8 +109,14 @@ class Journal:
             operations.progress(session, operation, _shown(row))
         self._feed.wake()
 
-    def completed(self, step: Step, instance: Instance | None = None, health: HealthStatus | None = None) -> None:
-        """A step is done; `instance` is what its runtime showed then."""
+    def completed(
+        self,
+        step: Step,
+        instance: Instance | None = None,
+        health: HealthStatus | None = None,
+        references: Mapping[str, str] | None = None,
+    ) -> None:
+        """A step is done; `instance` is what its runtime showed then, `references` what its references meant."""
         with self._record.write() as session:
             operation = self._held(session)
             row = self._row_of(session, step)
@@ -113,6 +124,8 @@ class Journal:
             self._advance(operation)
             if instance is not None:
                 _set_instance(session, operation, step, instance, health)
+            if references is not None and (service := _service(session, step.target)) is not None:
+                service.resolved_references = dict(references) or None
             operations.progress(session, operation, _shown(row))
         self._feed.wake()
 
@@ -203,6 +216,18 @@ class Journal:
                     instance, service.desired == Desired.RUNNING.value, HealthStatus(service.health_status)
                 )
                 _set_status(session, operation, service_id, status, "the operation ended", [])
+        self._feed.wake()
+
+    def ask(self, question: Mapping[str, Any]) -> None:
+        """Let the operation wait for a person's answer; its services say so."""
+        with self._record.write() as session:
+            operation = self._held(session)
+            questions.ask(session, operation, question)
+            waiting = [{"kind": "answer", "ref": operation.id, "text": f"waiting for an answer: {question['text']}"}]
+            for service_id in (operation.parameters or {}).get("named") or ():
+                service = _service(session, service_id)
+                if service is not None and service.status not in ("running", "unhealthy"):
+                    service.waiting_for = waiting
         self._feed.wake()
 
     def hand_back(self) -> None:

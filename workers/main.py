@@ -84,6 +84,7 @@ def make_context(
         limits=Limits(parallel_steps=configured.performance.max_parallel_steps),
         stopping=stopping,
         own_ports=frozenset({configured.api.port, configured.websocket.port}),
+        conflicts=configured.conflicts,
         retention_s={
             "events": configured.monitoring.events_retention_s,
             "operations": configured.monitoring.operations_retention_s,

@@ -3,7 +3,7 @@
 import dramatiq
 
 from bus.messages import RUN_OPERATION
-from workers import runner
+from workers import conflicts, runner
 from workers.context import Context
 
 
@@ -12,4 +12,4 @@ def declare(broker: dramatiq.Broker, context: Context) -> None:
 
     @dramatiq.actor(actor_name=RUN_OPERATION, queue_name="operations", broker=broker)
     def run_operation(operation_id: str) -> None:
-        runner.run(context, operation_id)
+        runner.run(context, operation_id, lambda *parts: conflicts.WORK.get(parts[1].type, runner.carry_out)(*parts))

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import structlog
@@ -17,12 +18,14 @@ from domain.errors import (
     ClosError,
     DatabaseBusy,
     GroupNotFound,
+    PortHeld,
     ServiceNotFound,
     Stopping,
     UnknownOperation,
 )
 from domain.observation import ObservedState
 from domain.planning import Action, Plan, plan_restart, plan_start, plan_stop
+from domain.resolving import Decision
 from domain.specs import RuntimeKind, ServiceSpec
 from domain.states import HealthStatus, OperationStatus, StepStatus
 from models import registry, registry_groups, resolved_specs
@@ -34,6 +37,8 @@ from workers.claims import Claim
 from workers.context import Context
 from workers.executor import Executor, Outcome
 from workers.journal import Journal
+from workers.port_guard import Asked, Guarded, PortGuard
+from workers.port_steps import PortSteps
 from workers.steps import Steps
 
 log = structlog.get_logger()
@@ -46,6 +51,11 @@ class Subject:
     specs: tuple[ServiceSpec, ...]
     health: Mapping[str, HealthStatus]
     group_order: Mapping[str, int]
+
+    @property
+    def by_id(self) -> dict[str, ServiceSpec]:
+        """The specs by service id."""
+        return {spec.id: spec for spec in self.specs}
 
 
 def read_subject(record: Record, service_ids: Sequence[str]) -> Subject:
@@ -84,6 +94,8 @@ def run(context: Context, operation_id: str, work: Work | None = None) -> None:
         log.warning("operation.claim_lost", operation_id=operation_id)
     except Stopping:
         _give_back(context, operation, journal)
+    except Asked as asked:
+        _ask(journal, operation_id, asked.question)
     except (DatabaseBusy, SQLAlchemyError) as refusal:
         log.warning("operation.abandoned", operation_id=operation_id, error=str(refusal))
     except ClosError as refusal:
@@ -96,29 +108,63 @@ def run(context: Context, operation_id: str, work: Work | None = None) -> None:
 
 
 def carry_out(context: Context, operation: Operation, claim: Claim, journal: Journal) -> None:
-    """Observe, plan, execute, and end the operation."""
+    """Observe, plan, execute, and end the operation. A start that runs into a port which was taken meanwhile is planned
+    again where policy says so."""
     parameters = operation.parameters or {}
-    subject = read_subject(context.record, parameters.get("services") or [])
-    observed = context.observer.snapshot(subject.specs, subject.health, need=not parameters.get("dry_run"))
-    plan = make_plan(context, operation, subject, observed)
-    if parameters.get("dry_run"):
-        journal.finish(OperationStatus.COMPLETED, {"plan": plan.as_dict()})
-        return
-    journal.begin(plan)
+    guard = PortGuard(context, operation)
+    starts = operation.type.endswith((".start", ".restart"))
+    for tries in count():
+        subject = read_subject(context.record, parameters.get("services") or [])
+        observed = context.observer.snapshot(subject.specs, subject.health, need=not parameters.get("dry_run"))
+        plan = make_plan(context, operation, subject, observed, again=tries > 0)
+        guarded = guard.guard(plan, subject.specs) if starts else Guarded(plan)
+        if parameters.get("dry_run"):
+            journal.finish(OperationStatus.COMPLETED, {"plan": guarded.plan.as_dict()})
+            return
+        journal.begin(guarded.plan)
+        outcome = carry(context, operation, claim, journal, subject, guarded.plan, guarded.decision)
+        if not starts or not guard.may_plan_again(outcome, subject.by_id, tries):
+            break
+        log.info("operation.planned_again", operation_id=operation.id, failed=sorted(outcome.failed))
+    if starts:
+        guard.finish(guarded)
+    conclude(context, journal, operation, subject, guarded.plan, outcome)
+
+
+def carry(
+    context: Context,
+    operation: Operation,
+    claim: Claim,
+    journal: Journal,
+    subject: Subject,
+    plan: Plan,
+    decision: Decision,
+) -> Outcome:
+    """Do a plan's steps."""
+    parameters = operation.parameters or {}
+    ids = sorted(subject.by_id)
     steps = Steps(
-        {spec.id: spec for spec in subject.specs},
+        subject.by_id,
         context.runtimes,
         context.observer,
         claim,
         journal.note,
         lambda: context.claims.verify(claim),
         stop_timeout_s=_seconds(parameters.get("timeout")) if operation.type.endswith(".stop") else None,
-    )
+        port_steps=PortSteps(
+            context, claim, decision, lambda: steps.replace(read_subject(context.record, ids).by_id)
+        ),
+    )  # fmt: skip
     executor = Executor(plan, steps, journal, claim, context.observer, context.limits.parallel_steps)
     outcome = executor.run(_deadline(context, operation, parameters))
-    if not outcome.cancelled and operation.type.endswith((".start", ".restart")):
+    if not outcome.cancelled and not operation.type.endswith((".stop", ".remove")):
         executor.last_observation(outcome)
-    _conclude(context, journal, operation, subject, plan, outcome)
+    return outcome
+
+
+def was_taken(outcome: Outcome) -> bool:
+    """Whether a port that was free when it was planned was taken by the time it was needed."""
+    return not outcome.cancelled and any(isinstance(error, PortHeld) for error in outcome.failed.values())
 
 
 def _deadline(context: Context, operation: Operation, parameters: Mapping[str, Any]) -> float:
@@ -132,8 +178,10 @@ def _seconds(value: Any) -> float | None:
     return float(value) if value is not None else None
 
 
-def make_plan(context: Context, operation: Operation, subject: Subject, observed: ObservedState) -> Plan:
-    """The plan of an operation, from what was seen.
+def make_plan(
+    context: Context, operation: Operation, subject: Subject, observed: ObservedState, again: bool = False
+) -> Plan:
+    """The plan of an operation, from what was seen. `again`: what a restart had to stop is stopped by now.
 
     Raises:
         UnknownOperation: a newer CLOS has asked for it.
@@ -141,11 +189,11 @@ def make_plan(context: Context, operation: Operation, subject: Subject, observed
     verb = operation.type.rsplit(".", 1)[1]
     if verb in ("stop", "remove"):
         return plan_stop(subject.specs, observed, f"{verb} was asked for", remove=verb == "remove")
-    images = _images_ready(context, subject.specs, observed)
+    images = images_ready(context, subject.specs, observed)
     named = set((operation.parameters or {}).get("named") or _named(operation, subject.specs))
-    if verb == "restart":
+    if verb == "restart" and not again:
         return plan_restart(subject.specs, observed, named - _restarted(operation), images)
-    if verb == "start":
+    if verb in ("start", "restart"):
         return plan_start(subject.specs, observed, named, images, subject.group_order)
     raise UnknownOperation(f"this worker knows no operation {operation.type}", hint="is an older worker still running?")
 
@@ -166,7 +214,7 @@ def _named(operation: Operation, specs: Sequence[ServiceSpec]) -> list[str]:
     return [spec.id for spec in specs if spec.group == operation.group_name]
 
 
-def _images_ready(context: Context, specs: Sequence[ServiceSpec], observed: ObservedState) -> set[str]:
+def images_ready(context: Context, specs: Sequence[ServiceSpec], observed: ObservedState) -> set[str]:
     """Which container services need no pull or build; one that runs is not asked about."""
     return {
         spec.id
@@ -185,7 +233,7 @@ def _forget(session: Session, operation: Operation) -> None:
             registry_groups.delete_group(session, operation.group_name)
 
 
-def _conclude(
+def conclude(
     context: Context, journal: Journal, operation: Operation, subject: Subject, plan: Plan, outcome: Outcome
 ) -> None:
     # Also what an earlier attempt had begun and this one found done.
@@ -217,6 +265,15 @@ def _give_back(context: Context, operation: Operation, journal: Journal) -> None
     # Another worker takes it now; without one, the next that starts does.
     context.outbox.operation(operation.id, operation.type)
     log.info("operation.handed_back", operation_id=operation.id)
+
+
+def _ask(journal: Journal, operation_id: str, question: dict[str, Any]) -> None:
+    try:
+        journal.ask(question)
+    except (ClosError, SQLAlchemyError) as refusal:
+        log.warning("operation.question_not_written", operation_id=operation_id, error=str(refusal))
+        return
+    log.info("operation.waits_for_answer", operation_id=operation_id)
 
 
 def _fail(journal: Journal, operation_id: str, error: dict[str, Any]) -> None:

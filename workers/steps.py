@@ -13,6 +13,7 @@ from domain.states import HealthStatus
 from models.record import outside_transaction
 from workers.claims import Claim
 from workers.observer import Observer
+from workers.port_steps import PortSteps
 from workers.readiness import Readiness
 from workers.runtimes import fence, listeners
 from workers.runtimes.protocol import Runtime
@@ -26,6 +27,7 @@ class Done:
 
     instance: Instance | None = None
     health: HealthStatus | None = None
+    references: Mapping[str, str] | None = None
 
 
 class Steps:
@@ -40,8 +42,10 @@ class Steps:
         note: Callable[[Step, str], None],
         verify: Callable[[], None],
         stop_timeout_s: float | None = None,
+        port_steps: PortSteps | None = None,
     ) -> None:
         self._specs = specs
+        self._port_steps = port_steps
         self._runtimes = runtimes
         self._observer = observer
         self._claim = claim
@@ -57,6 +61,10 @@ class Steps:
         """
         self._claim.check()
         outside_transaction()
+        if self._port_steps is not None and self._port_steps.does(step):
+            with fence.guarded(self._verify):
+                self._port_steps.run(step, self._specs.get(step.target))
+            return Done()
         spec = self._specs[step.target]
         runtime = self._runtime(spec)
         actions: dict[Action, Callable[[], Done]] = {
@@ -74,6 +82,14 @@ class Steps:
         finally:
             if step.action is not Action.WAIT:
                 self._observer.changed(spec.runtime.value)
+
+    def replace(self, specs: Mapping[str, ServiceSpec]) -> None:
+        """Services were moved: from now on they are started as they are wanted now."""
+        self._specs = specs
+
+    def knows(self, target: str) -> bool:
+        """Whether a step's target is a service."""
+        return target in self._specs
 
     def spec(self, service_id: str) -> ServiceSpec:
         """The spec of a step's target."""
@@ -109,7 +125,8 @@ class Steps:
 
     def _start(self, spec: ServiceSpec, runtime: Runtime) -> Done:
         try:
-            return Done(runtime.start(spec), HealthStatus.STARTING if spec.health_check else HealthStatus.NONE)
+            instance = runtime.start(spec)
+            return Done(instance, HealthStatus.STARTING if spec.health_check else HealthStatus.NONE, spec.references)
         except PortHeld as held:
             if held.holder is not None:
                 raise

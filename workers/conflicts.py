@@ -1,0 +1,233 @@
+"""Operations on conflicts: look for them, resolve them, take a resolution back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+
+from domain import strategies
+from domain.conflicts import ConflictStatus
+from domain.errors import UnresolvedConflict
+from domain.observation import ObservedState
+from domain.planning import Plan
+from domain.resolving import Decision, decide, decision_of, plan_resolution, policy_of
+from domain.states import OperationStatus
+from domain.strategies import Move, Resolution, Situation, Strategy
+from models import conflict_requests, registry_conflicts, resolved_specs
+from models.conflict_requests import UNDO
+from models.operations import Operation
+from models.port_moves import UndoImpossible
+from models.ports import PortClaim, PortConflict
+from workers import port_scan, runner
+from workers.claims import Claim
+from workers.context import Context
+from workers.journal import Journal
+from workers.port_guard import PLANS_AGAIN, Asked, chosen, question
+from workers.port_steps import is_free
+from workers.runner import Subject
+from workers.runtimes import termination
+
+log = structlog.get_logger()
+_MOST_TRIES = 32
+
+
+def note(context: Context) -> registry_conflicts.Changes:
+    """Look afresh at the host's ports, and write down which conflicts began and ended."""
+    facts = port_scan.scan(context)
+    with context.record.read() as session:
+        if registry_conflicts.is_current(session, facts, context.own_ports):
+            return registry_conflicts.Changes()
+    with context.record.write() as session:
+        changes = registry_conflicts.refresh(session, facts, context.own_ports)
+    context.feed.wake()
+    return changes
+
+
+def scan(context: Context, _operation: Operation, _claim: Claim, journal: Journal) -> None:
+    """Look for conflicts, and say which there are."""
+    changes = note(context)
+    with context.record.read() as session:
+        _, rows = registry_conflicts.page(session, [ConflictStatus.ACTIVE.value], None, 1000)
+        result = {
+            "opened": list(changes.opened),
+            "closed": list(changes.closed),
+            "conflicts": [registry_conflicts.shown(row) for row in rows],
+        }
+    journal.finish(OperationStatus.COMPLETED, result)
+
+
+def tick(context: Context) -> None:
+    """The scheduled look. What policy may resolve without asking is resolved, where somebody waits for it."""
+    note(context)
+    with context.record.write() as session:
+        made = conflict_requests.resolve_of_own_accord(session, context.conflicts, context.own_ports)
+        sent = None if made is None else (made.id, made.type)
+    if sent is not None:
+        context.outbox.operation(*sent)
+        context.feed.wake()
+
+
+def settle(context: Context, operation: Operation, claim: Claim, journal: Journal) -> None:
+    """Resolve what was chosen, or take a resolution back.
+
+    Raises:
+        Asked: the chosen strategy is to ask.
+        ClosError: it cannot be done; nothing was changed by then.
+    """
+    asked = operation.parameters or {}
+    for tries in range(PLANS_AGAIN + 1):
+        decision, moved = _decision(context, operation, tries)
+        subject = runner.read_subject(context.record, sorted({*decision.services, *asked.get("services", ())}))
+        observed = context.observer.snapshot(subject.specs, subject.health, need=not asked.get("dry_run"))
+        plan = _plan(context, subject, observed, decision, moved)
+        if asked.get("dry_run"):
+            journal.finish(OperationStatus.COMPLETED, {"plan": plan.as_dict()})
+            return
+        _ignore(context, operation)
+        journal.begin(plan, decision.as_dict())
+        outcome = runner.carry(context, operation, claim, journal, subject, plan, decision)
+        if tries == PLANS_AGAIN or not runner.was_taken(outcome):
+            break
+        operation.parameters = {key: value for key, value in asked.items() if key != "decision"}
+    note(context)
+    runner.conclude(context, journal, operation, subject, plan, outcome)
+
+
+def _plan(
+    context: Context, subject: Subject, observed: ObservedState, decision: Decision, moved: Sequence[Move]
+) -> Plan:
+    images = runner.images_ready(context, subject.specs, observed)
+    return plan_resolution(subject.specs, observed, decision, images, moved)
+
+
+def _decision(context: Context, operation: Operation, tries: int) -> tuple[Decision, list[Move]]:
+    """What an earlier attempt had decided, with the moves that are made; else a new decision, from a fresh look."""
+    asked = operation.parameters or {}
+    kept = asked.get("decision")
+    if kept is not None:
+        decision = decision_of(kept)
+        return decision, _made(context, decision)
+    if operation.type == UNDO:
+        return _undo(context, int(asked["conflict_id"])), []
+    if tries == 0 or not asked.get("dry_run"):
+        note(context)
+    resolutions = [_resolution(context, operation, choice) for choice in asked["choices"]]
+    return _within(decide(r for r in resolutions if r is not None), frozenset(asked["services"])), []
+
+
+def _within(decision: Decision, held: frozenset[str]) -> Decision:
+    """Without restarts of services that this operation does not hold: they came up since it was asked for, and say by
+    their `drift` that they are out of date."""
+    return replace(decision, restarts=tuple(each for each in decision.restarts if each in held))
+
+
+def _made(context: Context, decision: Decision) -> list[Move]:
+    with context.record.read() as session:
+        claims = session.execute(
+            select(PortClaim.service_id, PortClaim.protocol, PortClaim.port).where(
+                PortClaim.service_id.in_([move.service_id for move in decision.moves]), PortClaim.source == "spec"
+            )
+        ).all()
+    there = {(each.service_id, each.protocol, each.port) for each in claims}
+    return [move for move in decision.moves if (move.service_id, move.protocol, move.to_port) in there]
+
+
+def _undo(context: Context, conflict_id: int) -> Decision:
+    with context.record.read() as session:
+        row = registry_conflicts.get(session, conflict_id)
+        restores = list((row.undo or {}).get("restore") or ())
+        if not restores:
+            raise UndoImpossible("it was undone already", conflict_id=conflict_id)
+        moved = {str(each["service_id"]) for each in restores}
+        followers = [each for each in resolved_specs.referencing(session, moved) if each not in moved]
+        up = conflict_requests.up(session, [*moved, *followers])
+    return Decision(restarts=tuple(sorted(up)), restore=tuple(restores))
+
+
+def _resolution(
+    context: Context, operation: Operation, choice: Mapping[str, Any]
+) -> tuple[int | None, Resolution] | None:
+    with context.record.read() as session:
+        row = registry_conflicts.get(session, int(choice["conflict_id"]))
+        registry_conflicts.require_open(row)
+        session.expunge(row)
+    situation = _situation(context, row, choice)
+    if choice["strategy"] == Strategy.IGNORE:
+        return None
+    if choice["strategy"] == Strategy.ASK:
+        found = _answer(context, operation, row, situation)
+        return None if found is None else (row.id, _identified(found, choice))
+    resolver = strategies.resolver(str(choice["strategy"]))
+    if not resolver.can_resolve(situation):
+        raise UnresolvedConflict(
+            f"{choice['strategy']} does not fit conflict {row.id} any more: {row.detail}",
+            hint="look at its options: clos conflicts show " + str(row.id),
+            conflict_id=row.id,
+        )
+    return row.id, _identified(resolver.resolve(situation), choice)
+
+
+def _answer(context: Context, operation: Operation, row: PortConflict, situation: Situation) -> Resolution | None:
+    key = f"conflict:{row.id}"
+    answer = ((operation.parameters or {}).get("answers") or {}).get(key)
+    if answer is None:
+        raise Asked(question(key, situation, context.conflicts.ask_timeout_s))
+    if answer == "timeout":
+        if context.conflicts.on_timeout == "migrate":
+            return strategies.automatic(situation, context.conflicts.max_risk)
+        raise UnresolvedConflict(f"nobody answered in time: {row.detail}", hint="clos resolve", conflict_id=row.id)
+    return chosen(situation, str(answer))
+
+
+def _identified(resolution: Resolution, choice: Mapping[str, Any]) -> Resolution:
+    """A process is ended as the one that it was when this was decided, not as whoever has its pid then.
+
+    Raises:
+        HolderChanged: it is another one already.
+    """
+    if resolution.process is None:
+        return resolution
+    holder = dict(resolution.process)
+    found = termination.identify(int(holder["pid"]))
+    if holder.get("start_ticks") is None and found is not None:
+        holder["start_ticks"] = found.start_ticks
+    return replace(resolution, process=holder | {"allow_foreign": bool(choice.get("allow_foreign"))})
+
+
+def _situation(context: Context, row: PortConflict, choice: Mapping[str, Any]) -> Situation:
+    """The situation with a port to move to that is free at this moment."""
+    policy = policy_of(context.conflicts, None)
+    avoid: set[int] = set()
+    for _ in range(_MOST_TRIES):
+        with context.record.read() as session:
+            situation = registry_conflicts.situation(
+                session,
+                row,
+                context.own_ports,
+                service_id=choice.get("service_id"),
+                port=choice.get("port"),
+                avoid=avoid,
+                restart_dependents=policy.dependents == "restart",
+            )
+        offered = {move.to_port for move in situation.moves if move.to_port is not None}
+        held = {port for port in offered if not is_free(port, row.protocol, row.host_ip)}
+        if not held:
+            break
+        avoid |= held
+    return situation
+
+
+def _ignore(context: Context, operation: Operation) -> None:
+    ignored = [c for c in (operation.parameters or {}).get("choices") or () if c["strategy"] == Strategy.IGNORE]
+    if not ignored:
+        return
+    with context.record.write() as session:
+        for choice in ignored:
+            registry_conflicts.ignore(
+                session, registry_conflicts.get(session, int(choice["conflict_id"])), operation.id
+            )
+
+
+WORK = {"conflict.scan": scan, "conflict.resolve": settle, "conflict.undo": settle}

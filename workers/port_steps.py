@@ -1,0 +1,179 @@
+"""The steps that settle conflicts: a service moves or moves back, a foreign container is stopped, a process ended.
+
+What a step changes in the record and the end of the conflict that it settles are one transaction.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from sqlalchemy.orm import Session
+
+from domain import strategies
+from domain.errors import ClosError, HolderChanged, PortHeld, StartFailed
+from domain.planning import Action, Step
+from domain.resolving import Decision, target_of
+from domain.specs import ServiceSpec
+from domain.strategies import Move
+from models import operations, port_moves, registry, registry_conflicts
+from models.base import now
+from models.groups import Group
+from models.ports import PortConflict
+from workers.claims import Claim
+from workers.context import Context
+from workers.runtimes import listeners, termination
+from workers.runtimes.docker_engine import DockerEngine
+from workers.runtimes.fence import before_effect
+
+log = structlog.get_logger()
+_STOP_CONTAINER_S = 10.0
+
+
+class PortSteps:
+    """Carries out what a decision says. `reload` is called when services were moved: their specs are others now."""
+
+    def __init__(self, context: Context, claim: Claim, decision: Decision, reload: Callable[[], None]) -> None:
+        self._context = context
+        self._claim = claim
+        self._decision = decision
+        self._reload = reload
+
+    def does(self, step: Step) -> bool:
+        """Whether a step is one of these."""
+        return step.action in (Action.MIGRATE_PORT, Action.RESTORE, Action.TERMINATE) or step.target.startswith(
+            "container:"
+        )
+
+    def run(self, step: Step, spec: ServiceSpec | None) -> None:
+        """Do it.
+
+        Raises:
+            PortHeld: the new port was taken meanwhile.
+            HolderChanged, TerminationRefused: the process is another one by now, or must not be ended.
+            ClosError: what the record or the engine says.
+        """
+        if step.action is Action.MIGRATE_PORT and spec is not None:
+            self._migrate(spec)
+        elif step.action is Action.RESTORE:
+            self._restore(step.target)
+        elif step.action is Action.TERMINATE:
+            self._terminate(step.target)
+        else:
+            self._stop_container(step.target)
+
+    def _migrate(self, spec: ServiceSpec) -> None:
+        moves = self._decision.moves_of(spec.id)
+        for move in moves:
+            host_ip = next((p.host_ip for p in spec.ports if p.host_port == move.from_port), "")
+            refuse_held(move.to_port or 0, move.protocol, host_ip)
+        with self._context.record.write() as session:
+            operations.held(session, self._claim.operation_id, self._claim.fence)
+            service = registry.get(session, spec.id)
+            group = session.get(Group, service.group_name)
+            project = group.project if group is not None else "development"
+            for move in moves:
+                if move.to_port is None:
+                    raise StartFailed(
+                        f"{spec.id} has no port to move to", hint="name one, or widen the project's range"
+                    )
+                kept = port_moves.move(
+                    session, service, move.protocol, move.from_port, move.to_port, project, self._context.own_ports
+                )
+                for shown in [each for each in self._decision.shown if _is_move(each, move)]:
+                    self._close(session, shown, move.from_port, move.to_port, {"restore": [kept]})
+        self._reload()
+        self._context.feed.wake()
+        log.info("port.migrated", service=spec.id, operation_id=self._claim.operation_id)
+
+    def _restore(self, service_id: str) -> None:
+        restores = [each for each in self._decision.restore if each["service_id"] == service_id]
+        for each in restores:
+            refuse_held(int(each["from_port"]), str(each["protocol"]), str(each.get("host_ip") or ""))
+        with self._context.record.write() as session:
+            operations.held(session, self._claim.operation_id, self._claim.fence)
+            for each in restores:
+                port_moves.restore(session, dict(each))
+                row = session.get(PortConflict, each.get("conflict_id"))
+                if row is not None:
+                    row.undo = None
+                    row.resolution = (row.resolution or {}) | {"undone_by": self._claim.operation_id}
+        self._reload()
+        self._context.feed.wake()
+
+    def _terminate(self, target: str) -> None:
+        holder = next(each for each in self._decision.processes if target_of(each) == target)
+        found = termination.identify(int(holder["pid"]))
+        if found is None or found.start_ticks != holder.get("start_ticks"):
+            raise HolderChanged(
+                f"{strategies.confirmation(holder)} has ended, or its pid is another process's by now",
+                hint="look again: clos conflicts scan",
+                holder=dict(holder),
+            )
+        before_effect()
+        did = termination.terminate(found, allow_foreign=bool(holder.get("allow_foreign")))
+        log.info("process.terminated", pid=found.pid, did=did, operation_id=self._claim.operation_id)
+        self._settled(lambda each: each["strategy"] == strategies.Strategy.KILL_PROCESS)
+
+    def _stop_container(self, target: str) -> None:
+        ref = next(ref for ref, _name in self._decision.containers if target == f"container:{ref[:12]}")
+        engine = self._context.runtimes["docker"]
+        if not isinstance(engine, DockerEngine):
+            raise StartFailed(f"{target} cannot be stopped: there is no engine")
+        engine.stop_container(ref, _STOP_CONTAINER_S)
+        self._settled(lambda each: each["strategy"] == strategies.Strategy.STOP_CONTAINER)
+
+    def _settled(self, is_it: Callable[[Mapping[str, Any]], bool]) -> None:
+        with self._context.record.write() as session:
+            operations.held(session, self._claim.operation_id, self._claim.fence)
+            for shown in filter(is_it, self._decision.shown):
+                self._close(session, shown, None, None, None)
+        self._context.feed.wake()
+
+    def _close(
+        self,
+        session: Session,
+        shown: Mapping[str, Any],
+        from_port: int | None,
+        to_port: int | None,
+        undo: dict[str, Any] | None,
+    ) -> None:
+        row = session.get(PortConflict, shown["conflict_id"]) if shown.get("conflict_id") is not None else None
+        if row is None:
+            return
+        if undo is not None:
+            for each in undo["restore"]:
+                each |= {"conflict_id": row.id, "host_ip": row.host_ip}
+            row.undo = undo
+        resolution = {
+            "strategy": shown["strategy"],
+            "from_port": from_port,
+            "to_port": to_port,
+            "operation_id": self._claim.operation_id,
+        }
+        registry_conflicts.close(session, row, now(), resolution)
+
+
+def _is_move(shown: Mapping[str, Any], move: Move) -> bool:
+    return (shown.get("service_id"), shown.get("from_port")) == (move.service_id, move.from_port)
+
+
+def refuse_held(port: int, protocol: str, host_ip: str) -> None:
+    """A last look before a service is given a port.
+
+    Raises:
+        PortHeld: a bind to it fails now.
+    """
+    verdict, _reason = listeners.can_bind(host_ip, port, protocol)
+    if verdict != "held":
+        return
+    found = listeners.holders(port, protocol, host_ip or None)
+    raise PortHeld(port, protocol, host_ip, found[0] if found else None)
+
+
+def is_free(port: int, protocol: str, host_ip: str) -> bool:
+    """Whether a bind to it would succeed now."""
+    try:
+        refuse_held(port, protocol, host_ip)
+    except ClosError:
+        return False
+    return True
