@@ -25,6 +25,11 @@ def own_ports() -> frozenset[int]:
     return frozenset({settings.api.port, settings.websocket.port})
 
 
+def restart_dependents() -> bool:
+    """Whether a moved service's running dependents are restarted, or only told of, in this installation."""
+    return parts().settings.conflicts.dependents == "restart"
+
+
 def refuse_what_is_not_there_yet(body: Mapping[str, Any]) -> None:
     """Say so where a request asks for what a later part brings.
 

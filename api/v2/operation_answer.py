@@ -55,7 +55,7 @@ class OperationSchema(Schema):
 
 _PLAIN = (
     "id", "type", "status", "group_name", "service_id", "parent_id", "progress", "current_step", "result", "error",
-    "question", "initiated_by", "attempt", "retry_of", "created_at", "start_time", "end_time",
+    "initiated_by", "attempt", "retry_of", "created_at", "start_time", "end_time",
 )  # fmt: skip
 _STEP = ("id", "action", "target", "cause", "status", "started_at", "ended_at", "error")
 
@@ -65,15 +65,26 @@ def shown_step(step: OperationStep) -> dict[str, Any]:
     return {name: getattr(step, name) for name in _STEP} | {"depends_on": step.depends_on or []}
 
 
+# What workers keep with an operation for whoever takes over: its locks, and what was decided about conflicts.
+_KEPT = ("targets", "decision")
+
+
 def shown(operation: Operation) -> dict[str, Any]:
     """An operation with the members of the contract."""
     steps = [shown_step(step) for step in operation.steps]
     return {name: getattr(operation, name) for name in _PLAIN} | {
-        "parameters": {key: value for key, value in (operation.parameters or {}).items() if key != "targets"},
+        "parameters": {key: value for key, value in (operation.parameters or {}).items() if key not in _KEPT},
+        "question": _question(operation),
         "dependencies": operation.dependencies or [],
         "steps": steps,
         "failed_steps": [step["id"] for step in steps if step["status"] == StepStatus.FAILED.value],
     }
+
+
+def _question(operation: Operation) -> dict[str, Any] | None:
+    if operation.question is None:
+        return None
+    return {name: value for name, value in operation.question.items() if name != "key"}
 
 
 _schema = OperationSchema()

@@ -5,7 +5,6 @@ from typing import Any
 from flask import Response
 from flask.views import MethodView
 from marshmallow import ValidationError, validates_schema
-from sqlalchemy.orm import Session
 
 from api.auth import principal, requires
 from api.blueprints import ClosBlueprint
@@ -13,22 +12,16 @@ from api.idempotency import answer, idempotent, unit_of_work
 from api.pages import PageArgs, decode_cursor, page, page_of
 from api.parts import parts
 from api.schemas import Choices, Empty, QueryWhole, Since, Strict, Text
-from api.v2.asking import ask
+from api.v2 import answers
 from api.v2.operation_answer import OperationSchema, accepted, dump, shown
-from domain.errors import ClosError, OperationFinal, OperationInProgress, ServiceNotFound
-from domain.permissions import KNOWN
+from api.v2.retries import again, permission_of
+from domain.errors import ClosError, OperationFinal, OperationInProgress
 from domain.states import FINAL, OperationStatus
 from models import operation_requests as requests
-from models import operations, registry_graph
-from models.operations import Operation
-from models.services import Service
+from models import operations, questions
 
 blp = ClosBlueprint("operations", __name__, url_prefix="/api/v2/operations", description="What was asked for")
 MAX_WAIT_S = 60
-# What `api.v2.asking` adds to the fields of the request.
-_WORKED_OUT = frozenset({"targets", "services", "named", "running_dependents", "answer"})
-# Where the right that a request needs is not named like the operation that it makes.
-_RIGHTS = {"service.remove": "services:delete", "group.remove": "groups:delete", "port.check": "ports:read"}
 
 
 class OperationNotWaiting(ClosError):
@@ -60,9 +53,13 @@ class WaitArgs(Strict):
 
 
 class AnswerBody(Strict):
-    """One of the question's choices."""
+    """One of the question's choices; `change_port` with a port behind it: `change_port:9400`.
 
-    choice = Text(longest=100, smallest=1, required=True)
+    `confirm` repeats what the choice's own `confirm` names, or the pid in it, where the choice has one.
+    """
+
+    choice = Text(longest=250, smallest=1, required=True)
+    confirm = Text(longest=500, smallest=1, allow_none=True)
 
 
 @blp.route("")
@@ -158,44 +155,15 @@ def cancel(_body: dict[str, Any], operation_id: str) -> Response:
 def retry(_body: dict[str, Any], operation_id: str) -> Response:
     """Try an operation again
 
-    Makes a new one with `retry_of`; it needs the same right as the first one did.
+    Makes a new one with `retry_of`; it needs the same right as the first one did. What was answered then is asked
+    again; what ended a process is not repeated (422).
     """
     with unit_of_work() as session:
         first = operations.get(session, operation_id)
-        principal().require(_permission_of(first))
+        principal().require(permission_of(first))
         if OperationStatus(first.status) not in FINAL:
             raise OperationInProgress(f"operation:{first.id}", first.id)
-        return accepted(_again(session, first))
-
-
-def _again(session: Session, first: Operation) -> Operation:
-    noun, _, verb = first.type.partition(".")
-    asked = first.parameters or {}
-    if noun not in ("group", "service") or (first.group_name is None and first.service_id is None):
-        return requests.retry(session, first, initiated_by=principal().name)
-    if noun == "service" and session.get(Service, first.service_id) is None:
-        raise ServiceNotFound(str(first.service_id))
-    group = first.group_name if noun == "group" else None
-    # Computed anew: who needs whom may have changed since.
-    targets = registry_graph.targets_for(
-        session,
-        verb,
-        group=group,
-        service=first.service_id if noun == "service" else None,
-        only=asked.get("named") if group else None,
-        with_dependencies=not asked.get("no_deps", False),
-        cascade=bool(asked.get("cascade", False)),
-    )
-    body = {name: value for name, value in asked.items() if name not in _WORKED_OUT}
-    operation = ask(session, verb, body, targets, group=group, service=first.service_id if group is None else None)
-    operation.retry_of = first.id
-    return operation
-
-
-def _permission_of(operation: Operation) -> str:
-    noun, _, verb = operation.type.partition(".")
-    permission = _RIGHTS.get(operation.type, f"{noun}s:{verb}")
-    return permission if permission in KNOWN else "*"
+        return accepted(again(session, first))
 
 
 @blp.route("/<string:operation_id>/answer", methods=["POST"])
@@ -204,12 +172,17 @@ def _permission_of(operation: Operation) -> str:
 @blp.arguments(AnswerBody)
 @blp.response(202, OperationSchema)
 def answer_question(body: dict[str, Any], operation_id: str) -> Response:
-    """Answer an operation's question"""
+    """Answer an operation's question
+
+    A choice with a `confirm` ends a process: it needs the permission `ports:terminate` too. A port that is another's
+    is 409 `port_held`.
+    """
     with unit_of_work() as session:
         operation = operations.get(session, operation_id)
         if OperationStatus(operation.status) in FINAL:
             raise OperationFinal(f"operation {operation.id} has ended", operation_id=operation.id)
         if operation.status != OperationStatus.WAITING.value or not operation.question:
             raise OperationNotWaiting(f"operation {operation.id} asks nothing", operation_id=operation.id)
-        requests.answer(session, operation, body["choice"])
+        answers.check(session, operation, body)
+        questions.answer(session, operation, body["choice"], principal().name)
         return accepted(operation)
