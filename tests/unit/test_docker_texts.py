@@ -1,3 +1,5 @@
+import dataclasses
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -254,9 +256,13 @@ def test_different_names_have_different_slugs() -> None:
     assert all(len(each) <= 110 and each[0].isalnum() for each in slugs)
 
 
-def test_a_built_image_is_named_by_group_name_and_hash() -> None:
+def test_a_built_image_is_named_by_what_it_is_built_from_so_that_a_move_builds_nothing() -> None:
     spec = ServiceSpec("G_x-Web", "Web__App-", "G_x", build={"context": "/x"})
-    assert image_of(spec) == f"clos-g-x-web-app:{spec.hash()[:12]}"
+    moved = dataclasses.replace(spec, ports=(PortRequest(host_port=9001),))
+    rebuilt = dataclasses.replace(spec, build={**(spec.build or {}), "target": "other"})
+
+    assert re.fullmatch(r"clos-g-x-web-app:[0-9a-f]{12}", image_of(spec))
+    assert image_of(moved) == image_of(spec) != image_of(rebuilt)
     with pytest.raises(StartFailed):
         image_of(ServiceSpec("g-a", "a", "g"))
 

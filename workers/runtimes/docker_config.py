@@ -1,6 +1,7 @@
 """A service's specification as the container that the engine makes of it. Pure: nothing is asked or changed."""
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,9 @@ def image_of(spec: ServiceSpec) -> str:
     """
     if spec.build:
         names = [_NOT_IMAGE.sub("-", part.lower()).strip("-") or "x" for part in (spec.group, spec.name)]
-        return f"clos-{names[0]}-{names[1]}:{spec.hash()[:12]}"
+        # By what it is built from alone: a service that only moves to another port is not built again.
+        inputs = json.dumps(spec.build, sort_keys=True, default=dict).encode()
+        return f"clos-{names[0]}-{names[1]}:{hashlib.sha256(inputs).hexdigest()[:12]}"
     if spec.image:
         return spec.image
     raise StartFailed(f"{spec.id} has no image", hint="give `image:` or `build:`")
