@@ -39,6 +39,8 @@ STATUS: dict[str, int] = {
     "port_held": 409,
     "conflict_closed": 409,
     "undo_impossible": 409,
+    "termination_refused": 409,
+    "holder_changed": 409,
     "illegal_transition": 409,
     "last_admin": 409,
     "range_overlaps": 409,

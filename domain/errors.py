@@ -311,3 +311,20 @@ class UnresolvedConflict(ClosError):
     """A conflict stands in the way, and nobody who may decide has; `conflict_id` says which."""
 
     code = "unresolved_conflict"
+
+
+class TerminationRefused(ClosError):
+    """A process that is not ended, whoever asks; `reason` says why."""
+
+    code = "termination_refused"
+
+    def __init__(self, pid: int, reason: str, *, hint: str | None = None, **facts: Any) -> None:
+        super().__init__(f"process {pid} is not ended: {reason}", hint=hint, pid=pid, reason=reason, **facts)
+        self.pid = pid
+        self.reason = reason
+
+
+class HolderChanged(ClosError):
+    """The process that was to be ended has ended, or its pid is another's by now; nobody was signalled."""
+
+    code = "holder_changed"

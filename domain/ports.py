@@ -1,18 +1,17 @@
-"""Who holds a port, and whether a bind would succeed: decided from the sockets that were seen.
+"""Who holds a port, and whether a bind would succeed now: decided from what was seen of sockets and containers.
 
-The overlap of addresses is Linux's: `0.0.0.0` covers every IPv4 address. A socket on `::` takes IPv4 along unless it
-was opened for IPv6 only, which the socket table does not show: it counts as both (`net.ipv6.bindv6only` is 0 on every
-distribution we know of), unless a second socket stands on IPv4, which a dual one would not have let in.
+The overlap of addresses is Linux's: `0.0.0.0` covers every IPv4 address, and `::` as a wish covers both families. A
+fact on `::` is for IPv6 alone: whoever looks reports a socket that takes IPv4 along as two facts, on `::` and on
+`0.0.0.0`. An empty address as a wish means every address.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from domain.observation import Listener
+from domain.observation import Binding, Listener, PortFacts
 
 ALL_V4 = "0.0.0.0"  # noqa: S104 - an address to compare with, not to bind
 ALL_V6 = "::"
@@ -21,6 +20,10 @@ ALWAYS = ("127.0.0.1", ALL_V4, "::1", ALL_V6)
 PROTOCOLS = ("tcp", "udp")
 # Linux gives outgoing connections ports from here on, so a service's port must be below (ip_local_port_range).
 EPHEMERAL_START = 32768
+# The engine's process that listens for a container: never the holder, the container is.
+_PROXY = "docker-proxy"
+
+Fact = Listener | Binding
 
 
 class PortVerdict(StrEnum):
@@ -33,13 +36,13 @@ class PortVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The verdict on one address and protocol, and the sockets that stand in the way."""
+    """The verdict on one address and protocol, its reason, and who stands in the way (interface.md, Holder)."""
 
     host_ip: str
     protocol: str
     verdict: PortVerdict
     reason: str | None
-    listeners: tuple[Listener, ...] = ()
+    holders: list[dict[str, Any]] = field(default_factory=list)
 
 
 def plain_address(host_ip: str) -> str:
@@ -55,102 +58,186 @@ def plain_address(host_ip: str) -> str:
 
 def overlap(first: str, second: str) -> bool:
     """Whether a socket on one address stands in the way of one on the other, same port and protocol."""
-    one, other = plain_address(first), plain_address(second)
+    one, other = plain_address(first or ALL_V6), plain_address(second or ALL_V6)
     if one == other or ALL_V6 in (one, other):
         return True
     return ALL_V4 in (one, other) and ":" not in one and ":" not in other
 
 
-def in_the_way(host_ip: str, protocol: str, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
-    """Which of a port's listeners would make a bind on that address fail."""
-    same = [each for each in listeners if each.protocol == protocol]
-    wanted = plain_address(host_ip)
-    if ":" not in wanted and any(":" not in plain_address(each.host_ip) for each in same):
-        # IPv4 has a socket of its own, so one on `::` beside it is for IPv6 only.
-        same = [each for each in same if plain_address(each.host_ip) != ALL_V6]
-    return tuple(each for each in same if overlap(wanted, each.host_ip))
-
-
-def judge(port: int, listeners: Sequence[Listener], observed_at: datetime | None) -> list[Entry]:
-    """The verdict on every address that matters: always the four of `ALWAYS`, then every other one seen.
-
-    `listeners` are all that were seen, at `observed_at`; None means that nobody has looked yet.
-    """
-    here = [each for each in listeners if each.port == port]
-    others = sorted({plain_address(each.host_ip) for each in here} - set(ALWAYS))
-    entries = []
-    for host_ip in (*ALWAYS, *others):
-        for protocol in PROTOCOLS:
-            if observed_at is None:
-                entries.append(Entry(host_ip, protocol, PortVerdict.UNKNOWN, "not_observed"))
-                continue
-            found = in_the_way(host_ip, protocol, here)
-            held = PortVerdict.HELD if found else PortVerdict.FREE
-            entries.append(Entry(host_ip, protocol, held, "listening" if found else None, found))
-    return entries
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A service that may be the one that listens: it is up, and has the port or the process."""
-
-    service_id: str
-    name: str
-    runtime: str
-    container_id: str | None
-    pid: int | None
-    started_at: str | None
-    has_port: bool
-
-
-def holder(listener: Listener, candidates: Iterable[Candidate], own_ports: Collection[int] = ()) -> dict[str, Any]:
-    """Who a listener is (interface.md, Holder). Facts that are not known are None."""
-    found: dict[str, Any] = {
-        "kind": "process" if listener.pid is not None else "unknown",
-        "running": True,
-        "name": listener.name,
-        "container_id": None,
-        "service_id": None,
-        "pid": listener.pid,
-        "command": listener.command,
-        "user": listener.user,
-        "started_at": None,
-        "own": False,
-    }
-    if listener.port in own_ports and listener.protocol == "tcp":
-        return found | {"kind": "clos", "name": listener.name or "clos", "own": True}
-    service = next((each for each in candidates if _is_it(listener, each)), None)
-    if service is None:
-        return found
-    return found | {
-        "kind": "service",
-        "name": service.name,
-        "container_id": service.container_id,
-        "service_id": service.service_id,
-        "started_at": service.started_at,
-        "own": True,
-    }
-
-
-def _is_it(listener: Listener, service: Candidate) -> bool:
-    if listener.pid is not None and listener.pid == service.pid:
-        return True
-    if not service.has_port:
+def _stands_in(wanted: str, fact: Fact) -> bool:
+    seen = plain_address(fact.host_ip or ALL_V6)
+    if seen == ALL_V6 and ":" not in wanted:
         return False
-    if service.runtime == "docker":
-        # A published port is held by the engine's proxy, or by nobody that can be seen.
-        return listener.pid is None or (listener.name or "").startswith("docker-proxy")
-    # A process's child may be the one that listens: the lease and its being up speak for it.
-    return service.runtime == "process"
+    return overlap(wanted, seen)
 
 
-def merge_holders(
-    listeners: Iterable[Listener], describe: Callable[[Listener], Mapping[str, Any]]
+def is_proxy(fact: Fact) -> bool:
+    """Whether it is only the engine's process that listens in a container's place."""
+    return isinstance(fact, Listener) and fact.name == _PROXY
+
+
+def in_the_way(host_ip: str, protocol: str, port: int, facts: PortFacts) -> tuple[Listener | Binding, ...]:
+    """What would make a bind there fail now: sockets, and ports that running containers publish.
+
+    The engine's proxy is left out where its container is known; where the engine could not be asked it is the only
+    trace of a container, and stays.
+    """
+    wanted = plain_address(host_ip or ALL_V6)
+    here = (port, protocol)
+    published = [each for each in facts.bindings if each.running and (each.port, each.protocol) == here]
+    bound = [
+        each
+        for each in facts.listeners
+        if (each.port, each.protocol) == here
+        and not (is_proxy(each) and any(_stands_in(plain_address(each.host_ip), other) for other in published))
+    ]
+    every: list[Fact] = [*published, *bound]
+    return tuple(each for each in every if _stands_in(wanted, each))
+
+
+def latent(host_ip: str, protocol: str, port: int, facts: PortFacts) -> tuple[Binding, ...]:
+    """Stopped containers that would take that port as soon as they are started."""
+    wanted = plain_address(host_ip or ALL_V6)
+    stopped = [each for each in facts.bindings if (each.port, each.protocol, each.running) == (port, protocol, False)]
+    return tuple(each for each in stopped if _stands_in(wanted, each))
+
+
+def holder(fact: Fact, names: Mapping[str, str], own_ports: Collection[int] = ()) -> dict[str, Any]:
+    """Who that is (interface.md, Holder). Facts that are not known are None; `names` maps service ids to names.
+
+    Beyond the contract: `parents`, the process's ancestors, nearest first, and `start_ticks`, which with the pid
+    tells a process from all others of this boot.
+    """
+    return _container_holder(fact, names) if isinstance(fact, Binding) else _listener_holder(fact, names, own_ports)
+
+
+def _container_holder(fact: Binding, names: Mapping[str, str]) -> dict[str, Any]:
+    of_service = fact.own and fact.service_id is not None
+    return _nobody() | {
+        "kind": "service" if of_service else "container",
+        "running": fact.running,
+        "name": names.get(fact.service_id or "", fact.service_id) if of_service else fact.container_name or None,
+        "container_id": fact.container_id or None,
+        "service_id": fact.service_id if of_service else None,
+        "own": fact.own,
+    }
+
+
+def _listener_holder(fact: Listener, names: Mapping[str, str], own_ports: Collection[int]) -> dict[str, Any]:
+    if is_proxy(fact):
+        # Not its own: it is named with what it stands for, and by no pid that somebody could end.
+        return _container_holder(
+            Binding(
+                fact.host_ip,
+                fact.port,
+                fact.protocol,
+                fact.container_id or "",
+                fact.container_name or "",
+                True,
+                fact.own,
+                fact.service_id,
+            ),
+            names,
+        )
+    known = _nobody() | {
+        "name": fact.name,
+        "pid": fact.pid,
+        "command": fact.command,
+        "user": fact.user,
+        "start_ticks": fact.start_ticks,
+        "parents": [{"pid": pid, "name": name} for pid, name in fact.parents],
+        "container_id": fact.container_id,
+        "own": fact.own,
+    }
+    if fact.own and fact.service_id is not None:
+        name = names.get(fact.service_id, fact.service_id)
+        return known | {"kind": "service", "service_id": fact.service_id, "name": name}
+    if fact.container_id is not None:
+        return known | {"kind": "container", "name": fact.container_name or fact.container_id[:12]}
+    if fact.own or (fact.port in own_ports and fact.protocol == "tcp"):
+        return known | {"kind": "clos", "name": fact.name or "clos", "own": True}
+    return known | {"kind": "unknown" if fact.pid is None else "process"}
+
+
+def _nobody() -> dict[str, Any]:
+    nothing = dict.fromkeys(("name", "container_id", "service_id", "pid", "command", "user", "started_at"))
+    return {"kind": "unknown", "running": True, **nothing, "own": False, "start_ticks": None, "parents": []}
+
+
+def holders(
+    host_ip: str,
+    protocol: str,
+    port: int,
+    facts: PortFacts,
+    names: Mapping[str, str],
+    own_ports: Collection[int] = (),
 ) -> list[dict[str, Any]]:
-    """The holders behind some listeners, each once: a service may have a socket per address."""
+    """Who stands in the way of a bind there, each once, whatever the number of their sockets."""
     found: list[dict[str, Any]] = []
-    for each in listeners:
-        described = dict(describe(each))
+    for each in in_the_way(host_ip, protocol, port, facts):
+        described = holder(each, names, own_ports)
         if described not in found:
             found.append(described)
     return found
+
+
+# What a bind probe found on (address, protocol): a verdict and its reason.
+Probes = Mapping[tuple[str, str], tuple[str, str | None]]
+
+
+def judge(
+    port: int,
+    facts: PortFacts | None,
+    names: Mapping[str, str],
+    own_ports: Collection[int] = (),
+    probes: Probes | None = None,
+) -> list[Entry]:
+    """The verdict on every address that matters: always the four of `ALWAYS`, then every other one seen.
+
+    `facts` None means that nobody has looked yet. `probes` are what binds at the same moment met, where some were
+    tried: they know of what no table shows.
+    """
+    return [
+        _judge_one(host_ip, protocol, port, facts, names, own_ports, (probes or {}).get((host_ip, protocol)))
+        for host_ip in addresses(port, facts)
+        for protocol in PROTOCOLS
+    ]
+
+
+def addresses(port: int, facts: PortFacts | None) -> tuple[str, ...]:
+    """On which addresses a verdict is given."""
+    if facts is None:
+        return ALWAYS
+    every: list[Fact] = [*facts.listeners, *facts.bindings]
+    seen = {plain_address(each.host_ip) for each in every if each.port == port}
+    return (*ALWAYS, *sorted(seen - {*ALWAYS, ""}))
+
+
+def _judge_one(
+    host_ip: str,
+    protocol: str,
+    port: int,
+    facts: PortFacts | None,
+    names: Mapping[str, str],
+    own_ports: Collection[int],
+    probe: tuple[str, str | None] | None,
+) -> Entry:
+    if facts is None:
+        return Entry(host_ip, protocol, PortVerdict.UNKNOWN, "not_observed")
+    found = in_the_way(host_ip, protocol, port, facts)
+    if found:
+        reason = "published" if all(isinstance(each, Binding) for each in found) else "listening"
+        return Entry(
+            host_ip, protocol, PortVerdict.HELD, reason, holders(host_ip, protocol, port, facts, names, own_ports)
+        )
+    if facts.unseen:
+        return Entry(
+            host_ip, protocol, PortVerdict.UNKNOWN, "; ".join(facts.unseen[key] for key in sorted(facts.unseen))
+        )
+    if probe is None:
+        return Entry(host_ip, protocol, PortVerdict.FREE, None)
+    verdict, why = probe
+    if verdict == PortVerdict.HELD.value:
+        # A bind fails, and no table shows who: a socket that is bound and does not listen.
+        return Entry(host_ip, protocol, PortVerdict.HELD, "bound_not_listening", [_nobody()])
+    return Entry(host_ip, protocol, PortVerdict(verdict), why)

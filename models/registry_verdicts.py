@@ -1,109 +1,77 @@
 """What the record says of a port: the verdict on binding it, its lease, its claims, its range."""
 
-from collections.abc import Collection, Sequence
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from domain import ports as decide
-from domain.observation import Listener
-from domain.states import UP
+from domain.observation import PortFacts
+from models import port_facts
 from models.base import now, written
-from models.installation import SystemConfig
+from models.port_facts import dated, facts, holders, listeners_on, names, record_facts, record_scan, scanned_at
 from models.ports import THIS_NODE, PortClaim, PortLease, PortRange, SeenListener
-from models.services import Service
 
-_SCANNED = "listeners.scanned"
-
-
-def record_scan(session: Session, at: datetime) -> None:
-    """Say that the socket table was read at `at`; an unchanged one leaves no other trace."""
-    row = session.get(SystemConfig, _SCANNED)
-    if row is None:
-        row = SystemConfig(key=_SCANNED)
-        session.add(row)
-    row.value = {"at": at.isoformat()}
+__all__ = ["dated", "facts", "holders", "listeners_on", "names", "record_facts", "record_scan", "scanned_at"]
+_MOST_CLAIMS = 100
 
 
-def scanned_at(session: Session) -> datetime | None:
-    """When the socket table was last read; None if never."""
-    row = session.get(SystemConfig, _SCANNED)
-    if row is not None and row.value:
-        return datetime.fromisoformat(row.value["at"])
-    return session.scalar(select(func.max(SeenListener.observed_at)))
+def verdict(
+    session: Session,
+    port: int,
+    own_ports: Collection[int] = (),
+    seen: PortFacts | None = None,
+    probes: decide.Probes | None = None,
+) -> dict[str, Any]:
+    """Everything that is known of a port (interface.md, Verdict). JSON values only.
 
-
-def listener_of(row: SeenListener) -> Listener:
-    """A recorded socket as a value."""
-    return Listener(row.host_ip, row.port, row.protocol, row.pid, row.name, row.command, row.user, row.start_ticks)
-
-
-def candidates(session: Session, port: int, pids: Collection[int]) -> list[decide.Candidate]:
-    """The services that may be the ones that listen on a port: up, and theirs is the lease or the process."""
-    leased = select(PortLease.service_id).where(PortLease.port == port, PortLease.service_id.is_not(None))
-    rows = session.execute(
-        select(
-            Service.id,
-            Service.name,
-            Service.runtime,
-            Service.container_id,
-            Service.pid,
-            Service.started_at,
-            Service.id.in_(leased).label("has_port"),
-        )
-        .where(Service.status.in_([status.value for status in UP]))
-        .where(or_(Service.id.in_(leased), Service.pid.in_(pids)))
-        .order_by(Service.id)
-    )
-    return [
-        decide.Candidate(
-            row.id, row.name, row.runtime, row.container_id, row.pid, written(row.started_at), bool(row.has_port)
-        )
-        for row in rows
-    ]
-
-
-def holders(
-    session: Session, port: int, listeners: Sequence[Listener], own_ports: Collection[int] = ()
-) -> list[dict[str, Any]]:
-    """Who stands behind some listeners of a port (interface.md, Holder)."""
-    known = candidates(session, port, {each.pid for each in listeners if each.pid is not None})
-    return decide.merge_holders(listeners, lambda each: decide.holder(each, known, own_ports))
-
-
-def listeners_on(session: Session, port: int) -> list[Listener]:
-    """Who was last seen to listen on a port."""
-    rows = session.scalars(select(SeenListener).where(SeenListener.port == port).order_by(SeenListener.id))
-    return [listener_of(row) for row in rows]
-
-
-def verdict(session: Session, port: int, own_ports: Collection[int] = ()) -> dict[str, Any]:
-    """Everything that is known of a port, as it was last seen (interface.md, Verdict). JSON values only."""
-    observed_at = scanned_at(session)
-    found = listeners_on(session, port)
-    entries = decide.judge(port, found, observed_at)
-    leases = _leases(session, port)
-    held = any(each.verdict is decide.PortVerdict.HELD and each.protocol == "tcp" for each in entries)
+    As it was last seen; or, with `seen` and `probes`, as a look found it just now.
+    """
+    looked = seen or port_facts.facts(session, port)
+    called = port_facts.names_in(session, looked, port)
+    entries = decide.judge(port, looked, called, own_ports, probes)
+    leases, claims = _leases(session, port), _claims(session, port)
     return {
         "port": port,
-        "observed_at": written(observed_at),
-        "allocatable": not held and port not in own_ports and not any(each.protocol == "tcp" for each in leases),
+        "observed_at": written(looked.observed_at if looked else None),
+        "allocatable": _is_allocatable(session, port, own_ports, looked, entries, leases),
         "entries": [
             {
                 "host_ip": each.host_ip,
                 "protocol": each.protocol,
                 "verdict": each.verdict.value,
                 "reason": each.reason,
-                "holders": holders(session, port, each.listeners, own_ports) if each.listeners else [],
+                "holders": port_facts.dated(session, each.holders),
             }
             for each in entries
         ],
         "lease": lease_shown(leases[0]) if leases else None,
-        "claims": [claim_shown(each) for each in _claims(session, port)],
+        "claims": [claim_shown(each) for each in claims],
         "range": _range(session, port),
     }
+
+
+def _is_allocatable(
+    session: Session,
+    port: int,
+    own_ports: Collection[int],
+    looked: PortFacts | None,
+    entries: Sequence[decide.Entry],
+    leases: Sequence[PortLease],
+) -> bool:
+    """Whether it may be leased for tcp: nobody has it, nobody takes it when it is started, and the system may not."""
+    if port in own_ports or any(each.protocol == "tcp" for each in leases):
+        return False
+    if any(each.verdict is decide.PortVerdict.HELD and each.protocol == "tcp" for each in entries):
+        return False
+    if looked is None:
+        return True
+    if decide.latent("", "tcp", port, looked) or any(low <= port <= high for low, high in looked.reserved):
+        return False
+    low, high = looked.ephemeral
+    # A range that reaches in there was defined so on purpose (`allow_ephemeral`).
+    return not low <= port <= high or _range_of(session, port) is not None
 
 
 def _leases(session: Session, port: int) -> Sequence[PortLease]:
@@ -119,13 +87,19 @@ def _leases(session: Session, port: int) -> Sequence[PortLease]:
 
 
 def _claims(session: Session, port: int) -> Sequence[PortClaim]:
-    return session.scalars(select(PortClaim).where(PortClaim.port == port).order_by(PortClaim.id).limit(100)).all()
+    return session.scalars(
+        select(PortClaim).where(PortClaim.port == port).order_by(PortClaim.id).limit(_MOST_CLAIMS)
+    ).all()
+
+
+def _range_of(session: Session, port: int) -> PortRange | None:
+    return session.scalar(
+        select(PortRange).where(PortRange.start_port <= port, PortRange.end_port >= port).order_by(PortRange.id)
+    )
 
 
 def _range(session: Session, port: int) -> dict[str, Any] | None:
-    row = session.scalar(
-        select(PortRange).where(PortRange.start_port <= port, PortRange.end_port >= port).order_by(PortRange.id)
-    )
+    row = _range_of(session, port)
     return None if row is None else range_shown(row, used(session, [row])[row.id])
 
 
@@ -175,7 +149,7 @@ def lease_shown(row: PortLease) -> dict[str, Any]:
 def claim_shown(row: PortClaim) -> dict[str, Any]:
     """A claim, by a service or a container."""
     return {
-        "service_id": row.service_id,
+        "service_id": row.service_id or row.owner_id,
         "container": row.container_ref,
         "port": row.port,
         "host_ip": row.host_ip,
@@ -185,8 +159,9 @@ def claim_shown(row: PortClaim) -> dict[str, Any]:
     }
 
 
-def listener_shown(row: SeenListener) -> dict[str, Any]:
-    """A socket as it was last seen."""
+def listener_shown(row: SeenListener, called: Mapping[str, str], own_ports: Collection[int] = ()) -> dict[str, Any]:
+    """A socket as it was last seen, and who stands behind it."""
+    fact = port_facts.listener_of(row)
     return {
         "host_ip": row.host_ip,
         "port": row.port,
@@ -195,5 +170,6 @@ def listener_shown(row: SeenListener) -> dict[str, Any]:
         "name": row.name,
         "command": row.command,
         "user": row.user,
+        "holder": decide.holder(fact, called, own_ports),
         "observed_at": written(row.observed_at),
     }

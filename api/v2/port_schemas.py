@@ -59,6 +59,13 @@ class RangesArgs(PageArgs):
     """Ranges by id."""
 
 
+class ParentSchema(Schema):
+    """An ancestor of a process."""
+
+    pid = fields.Integer(required=True)
+    name = fields.String(required=True)
+
+
 class HolderSchema(Schema):
     """Who has a port."""
 
@@ -72,6 +79,8 @@ class HolderSchema(Schema):
     user = fields.String(required=True, allow_none=True)
     started_at = Time(required=True, allow_none=True)
     own = fields.Boolean(required=True)
+    start_ticks = fields.Integer(allow_none=True)
+    parents = fields.List(fields.Nested(ParentSchema))
 
 
 class EntrySchema(Schema):
@@ -134,6 +143,7 @@ class ListenerSchema(Schema):
     name = fields.String(required=True, allow_none=True)
     command = fields.String(required=True, allow_none=True)
     user = fields.String(required=True, allow_none=True)
+    holder = fields.Nested(HolderSchema, required=True)
     observed_at = Time(required=True)
 
 

@@ -79,6 +79,8 @@ def _everything(session: Session, projects: Collection[str] | None, states: Coll
     if projects is not None:
         leases = leases.where(PortLease.project.in_(projects))
     used = registry_verdicts.used(session, rows)
+    seen = session.scalars(listeners).all()
+    called = registry_verdicts.names(session, {each.service_id for each in seen if each.service_id is not None})
 
     def inside(port: int | None) -> bool:
         return projects is None or any(each.start_port <= (port or 0) <= each.end_port for each in rows)
@@ -89,9 +91,7 @@ def _everything(session: Session, projects: Collection[str] | None, states: Coll
         "leases": [registry_verdicts.lease_shown(each) for each in session.scalars(leases)]
         if "leased" in states
         else [],
-        "listeners": [
-            registry_verdicts.listener_shown(each) for each in session.scalars(listeners) if inside(each.port)
-        ]
+        "listeners": [registry_verdicts.listener_shown(each, called, own_ports()) for each in seen if inside(each.port)]
         if "listening" in states
         else [],
         "claims": [registry_verdicts.claim_shown(each) for each in session.scalars(claims) if inside(each.port)]

@@ -1,6 +1,7 @@
 """The `docker` runtime: services as containers of an engine that also runs what is not ours."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ from docker.errors import APIError
 from domain.errors import ClosError, PortHeld, ServiceRunning, StartFailed
 from domain.observation import Instance
 from domain.specs import ServiceSpec
+from workers.runtimes.docker_bindings import Bindings, Bounded, Published
 from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_config import Marks, image_of
 from workers.runtimes.docker_containers import Containers
@@ -56,6 +58,8 @@ class DockerEngine:
         self._containers = Containers(self._client, self._marks, self._networks)
         self._images = Images(self._client, self._marks, image_limits or Limits())
         self._observation = Observation(self._marks, self._containers.inspect)
+        self._bindings = Bindings(self._marks, self._containers.inspect)
+        self._publishing = Bounded(self._look_at_all)
         self._reading = Reading(self._client, self._containers.find)
         self._sampler = Sampler(self._reading.counters)
 
@@ -71,6 +75,37 @@ class DockerEngine:
         """Every instance of this CLOS, by service id, in one look. Raises EngineUnreachable."""
         with translated("look at the containers", base_url=self._client.base_url, looking=True):
             return self._observation.instances(self._api.containers(all=True, filters=self._marks.filters()))
+
+    def bindings(self, limit_s: float | None = None) -> Published:
+        """Which ports all containers publish or would publish, ours and others', and who they are.
+
+        Raises:
+            EngineUnreachable: it does not answer, or not within `limit_s`.
+        """
+        return self._publishing.within(self._client.timeout_s if limit_s is None else limit_s)
+
+    def _look_at_all(self) -> Published:
+        with translated("look at the containers", base_url=self._client.base_url, looking=True):
+            return self._bindings.of(self._api.containers(all=True))
+
+    def absent(self) -> bool:
+        """Whether there is no engine at all at its address, rather than one that does not answer."""
+        scheme, _, path = self._client.base_url.partition("://")
+        return scheme == "unix" and not os.path.exists(path if path.startswith("/") else f"/{path}")
+
+    def stop_container(self, ref: str, timeout_s: float) -> None:
+        """Stop any container, ours or another's: TERM, and KILL after `timeout_s`. One that is gone is success.
+
+        Raises:
+            ClosError: the engine refuses or does not answer.
+        """
+        with translated(f"cannot stop the container {ref[:12]}", base_url=self._client.base_url):
+            before_effect()
+            try:
+                self._api.stop(ref, timeout=max(math.ceil(timeout_s), 0))
+            except APIError as error:
+                if status(error) not in (304, 404) and not removal_in_progress(error):
+                    raise
 
     def prepare(self, spec: ServiceSpec, progress: Progress) -> None:
         """Pull or build the image if it is not present."""

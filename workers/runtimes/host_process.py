@@ -20,6 +20,7 @@ from domain.specs import ServiceSpec
 from workers.runtimes import listeners
 from workers.runtimes import process_identity as processes
 from workers.runtimes.fence import before_effect
+from workers.runtimes.listeners import Lookout
 from workers.runtimes.process_command import Command, command_of, spawn
 from workers.runtimes.process_ending import end_session
 from workers.runtimes.process_execute import run_bounded
@@ -27,6 +28,7 @@ from workers.runtimes.process_logs import ProcessLogs
 from workers.runtimes.process_observation import Sightings, running
 from workers.runtimes.process_state import Identity, StateFolder
 from workers.runtimes.process_stats import SessionStats
+from workers.runtimes.process_tree import Tree
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
 
 _MARK_LIMIT_S = 0.5
@@ -48,6 +50,8 @@ class HostProcess:
         self._logs = ProcessLogs(home / "logs" / "services")
         self._stats = SessionStats()
         self._guard = threading.Lock()
+        # Who listens on this host, with what of it is ours.
+        self.lookout = Lookout(self.owners, home)
         # Wrappers that this process spawned and must reap; a zombie counts as dead for everybody else.
         self._children: set[int] = set()
 
@@ -196,13 +200,21 @@ class HostProcess:
 
     def owners(self, pids: Iterable[int]) -> Mapping[int, str]:
         """The service to whose session each process belongs; those of no service of ours are left out."""
-        sessions = {
-            int(instance.ref.partition(":")[0]): service_id
-            for service_id, instance in self.observe().items()
-            if instance.alive and instance.ref
-        }
-        found = ((pid, processes.read_stat(pid)) for pid in pids)
-        return {pid: sessions[stat.session] for pid, stat in found if stat and stat.session in sessions}
+        tree = Tree()
+        launched = {found.pid: found for found in self._state.identities() if found.boot_id == self._boot_id}
+        found = {}
+        for pid in pids:
+            mark, process = tree.mark(pid), tree.process(pid)
+            if mark is not None:
+                if mark.instance_id == self._instance_id:
+                    found[pid] = mark.service_id
+                continue
+            # Its wrapper was killed: the launch that had this session is known by its pid and time.
+            launch = launched.get(process.session) if process is not None else None
+            leader = tree.process(launch.pid or 0) if launch is not None else None
+            if launch is not None and (leader is None or leader.start_ticks == launch.start_ticks):
+                found[pid] = launch.service_id
+        return found
 
     def execute(self, spec: ServiceSpec, argv: Sequence[str], timeout_s: float) -> ExecResult:
         """Run a command in its working directory and environment, as its user, in a session of its own.

@@ -1,0 +1,126 @@
+"""One look at the host's ports: sockets and containers at the same time, then into the record."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+
+from domain import ports as decide
+from domain.errors import EngineUnreachable
+from domain.observation import Listener, PortFacts
+from domain.specs import RuntimeKind
+from models import registry_verdicts
+from models.base import now
+from models.ports import PortClaim
+from models.services import Service
+from workers.context import Context
+from workers.runtimes import sockets
+from workers.runtimes.bind_probe import can_bind
+from workers.runtimes.docker_bindings import Published
+from workers.runtimes.docker_engine import DockerEngine
+from workers.runtimes.host_process import HostProcess
+from workers.runtimes.listeners import Lookout
+
+log = structlog.get_logger()
+# A look waits so long for the engine. It knows its answer within 0.1 s, or hangs.
+_ENGINE_LIMIT_S = 5.0
+
+
+def look(context: Context, port: int | None = None, protocol: str | None = None) -> PortFacts:
+    """What there is now, of one port or of all. A source that cannot be read stands in `unseen`, with its reason."""
+    at = now()
+    unseen: dict[str, str] = {}
+    listeners: list[Listener] = []
+    try:
+        listeners = _lookout(context).look(port, protocol)
+    except OSError as refusal:
+        unseen["sockets"] = refusal.strerror or str(refusal)
+    published = _published(context, unseen)
+    bindings = [each for each in published.bindings if port is None or each.port == port]
+    return PortFacts(
+        at,
+        tuple(_attributed(listeners, published)),
+        tuple(bindings),
+        unseen,
+        sockets.reserved_ranges(),
+        sockets.ephemeral_range(),
+    )
+
+
+def _lookout(context: Context) -> Lookout:
+    processes = context.runtimes.get(RuntimeKind.PROCESS.value)
+    return processes.lookout if isinstance(processes, HostProcess) else Lookout()
+
+
+def _published(context: Context, unseen: dict[str, str]) -> Published:
+    engine = context.runtimes.get(RuntimeKind.DOCKER.value)
+    if not isinstance(engine, DockerEngine):
+        return Published()
+    try:
+        return engine.bindings(_ENGINE_LIMIT_S)
+    except EngineUnreachable as refusal:
+        # Where no engine ever was, nothing is hidden: a host without Docker has its ports judged like any other.
+        if not engine.absent() or _needs_engine(context):
+            unseen["containers"] = refusal.message
+        return Published()
+
+
+def _needs_engine(context: Context) -> bool:
+    with context.record.read() as session:
+        wanted = select(Service.id).where(Service.runtime == RuntimeKind.DOCKER.value).limit(1)
+        seen = select(PortClaim.id).where(PortClaim.source == "container").limit(1)
+        return session.scalar(wanted) is not None or session.scalar(seen) is not None
+
+
+def _attributed(listeners: Iterable[Listener], published: Published) -> Iterable[Listener]:
+    """Sockets with the containers that they belong to: processes on the host's network, and the engine's proxies."""
+    by_place = {(each.host_ip, each.port, each.protocol): each for each in published.bindings if each.running}
+    for each in listeners:
+        container_id = each.container_id
+        if decide.is_proxy(each) and (binding := by_place.get((each.host_ip, each.port, each.protocol))):
+            container_id = binding.container_id
+        found = published.containers.get(container_id or "")
+        if found is None:
+            yield each
+            continue
+        yield replace(
+            each,
+            container_id=container_id,
+            container_name=found.name,
+            own=each.own or found.own,
+            service_id=each.service_id or found.service_id,
+        )
+
+
+def scan(context: Context) -> PortFacts:
+    """Look, and write down what was found."""
+    found = look(context)
+    with context.record.write() as session:
+        registry_verdicts.record_facts(session, found, sockets.boot())
+    return found
+
+
+def check(context: Context, port: int) -> dict[str, Any]:
+    """Look afresh, try what can be bound, and say what that makes of a port (interface.md, Verdict)."""
+    found = scan(context)
+    probes: dict[tuple[str, str], tuple[str, str | None]] = {}
+    if not found.unseen:
+        probes = {
+            (host_ip, protocol): can_bind(host_ip, port, protocol)
+            for host_ip in decide.addresses(port, found)
+            for protocol in decide.PROTOCOLS
+            if not decide.in_the_way(host_ip, protocol, port, found)
+        }
+    with context.record.read() as session:
+        return registry_verdicts.verdict(session, port, context.own_ports, found, probes)
+
+
+def holders_now(context: Context, host_ip: str, protocol: str, port: int) -> list[dict[str, Any]]:
+    """Who stands in the way of a bind there at this moment, with containers and services by their names."""
+    found = look(context, port, protocol)
+    with context.record.read() as session:
+        called = registry_verdicts.names(session, {each.service_id for each in found.listeners if each.service_id})
+        shown = decide.holders(host_ip, protocol, port, found, called, context.own_ports)
+        return registry_verdicts.dated(session, shown)
