@@ -119,12 +119,12 @@ def create_service(session: Session, fields: Mapping[str, Any], reserved: Collec
         ValidationFailed: something that its runtime needs or that it refers to is missing, or a port is CLOS's own.
     """
     group = groups.ensure(session, fields["group"])
-    before = registry_references.broken(session, group.name, fields["name"], within=group.name)
+    neighbours = registry_references.Referring(session, group.name, fields["name"], within=group.name)
     service = draft(session, group, fields, frozenset(reserved))
     bind(session, group, service, fields, frozenset(reserved))
     registry_references.check(session, service)
     # What meant a service of a group of that name may mean a port of this one from now on.
-    registry_references.refuse_newly_broken(session, service, before, ("name",), within=group.name)
+    neighbours.refuse_if_broken(session, service, ("name",))
     if fields.get("depends_on"):
         registry_graph.refuse_cycles(session)
     return service
@@ -187,13 +187,14 @@ def change_service(
         raise ValidationFailed({"runtime": ["It has an instance: stop and remove that first."]})
     before = _wanted(service)
     group = groups.get(session, service.group_name)
-    felt = registry_references.is_felt(fields)
-    broken = registry_references.broken(session, service.group_name, service.name) if felt else {}
+    referring = None
+    if registry_references.is_felt(fields):
+        referring = registry_references.Referring(session, service.group_name, service.name)
     _write(service, fields, frozenset(reserved))
     bind(session, group, service, fields, frozenset(reserved))
     registry_references.check(session, service)
-    if felt:
-        registry_references.refuse_newly_broken(session, service, broken, fields)
+    if referring is not None:
+        referring.refuse_if_broken(session, service, fields)
     if fields.get("depends_on"):
         registry_graph.refuse_cycles(session)
     changed = _wanted(service) != before

@@ -23,7 +23,7 @@ _FELT = ("ports", "port", "runtime", "network_mode")
 _Path = tuple[str | int, ...]
 _Found = Sequence[tuple[_Path, Fault]]
 # By consumer, field and text.
-Broken = Mapping[tuple[str, str, str], Fault]
+_Key = tuple[str, str, str]
 
 
 def check(session: Session, service: Service) -> None:
@@ -105,15 +105,35 @@ def _what_there_is(session: Session, group: str) -> str:
     return f"group {group!r} has {', '.join(names[:_SHOWN]) or 'none'}{more}"
 
 
-def broken(session: Session, group: str, name: str, within: str | None = None) -> Broken:
-    """References that may mean this service and mean nothing, by consumer, field and text, in one group or in all."""
-    near = [each for each in resolved_specs.mentions(session, within) if (group, name) in each.named()]
-    known = resolved_specs.providers(session, {pair for each in near for pair in each.named()})
-    found = {}
-    for each in near:
-        for fault in references.meaning(each.consumer, [each.reference], known).faults:
-            found[each.consumer.id, each.field, each.reference.text] = fault
-    return found
+class Referring:
+    """Who may refer to a service, looked at before it is written, and whether they still can afterwards."""
+
+    def __init__(self, session: Session, group: str, name: str, within: str | None = None) -> None:
+        """`within`: only the services of that group are looked at."""
+        self._near = [each for each in resolved_specs.mentions(session, within) if (group, name) in each.named()]
+        self._before = self._faults(session)
+
+    def _faults(self, session: Session) -> Mapping[_Key, Fault]:
+        known = resolved_specs.providers(session, {pair for each in self._near for pair in each.named()})
+        return {
+            (each.consumer.id, each.field, each.reference.text): fault
+            for each in self._near
+            for fault in references.meaning(each.consumer, [each.reference], known).faults
+        }
+
+    def refuse_if_broken(self, session: Session, service: Service, fields: Collection[str]) -> None:
+        """See that they still can, after `fields` of the service were written.
+
+        Raises:
+            ValidationFailed, UnreachableReference: somebody cannot who could before, and is named.
+        """
+        if not self._near:
+            return
+        session.flush()
+        # Its own references may have been written anew, and are checked by themselves.
+        now = {key: fault for key, fault in self._faults(session).items() if key[0] != service.id}
+        if new := {key: fault for key, fault in now.items() if key not in self._before}:
+            raise _left_behind(service, new, next((each for each in _FELT if each in fields), "name"))
 
 
 def is_felt(fields: Collection[str]) -> bool:
@@ -121,35 +141,20 @@ def is_felt(fields: Collection[str]) -> bool:
     return any(each in fields for each in _FELT)
 
 
-def refuse_newly_broken(
-    session: Session, service: Service, before: Broken, fields: Collection[str], within: str | None = None
-) -> None:
-    """See that everybody who refers to a service still can, after `fields` of it were written.
-
-    Raises:
-        ValidationFailed, UnreachableReference: somebody cannot, and is named.
-    """
-    after = broken(session, service.group_name, service.name, within)
-    own = service.id
-    new = {key: fault for key, fault in after.items() if key not in before and key[0] != own}
-    if not new:
-        return
-    field = next((each for each in _FELT if each in fields), "name")
-    said = [
-        f"{consumer} refers to it in {where} ({text}): {fault.why}." for (consumer, where, text), fault in new.items()
-    ]
-    consumers = sorted({consumer for consumer, _, _ in new})
+def _left_behind(service: Service, new: Mapping[_Key, Fault], field: str) -> ValidationFailed:
+    said = [f"{who} refers to it in {where} ({text}): {fault.why}." for (who, where, text), fault in new.items()]
     errors = {field: said[:_SHOWN]}
-    if all(fault.unreachable for fault in new.values()):
-        first = next(iter(new.values()))
-        raise UnreachableReference(
-            errors,
-            f"{', '.join(consumers[:_SHOWN])} could not reach {own} any more",
-            hint="change what refers to it first, or leave host_ip where they reach it",
-            required_by=consumers,
-            host_ip=first.host_ip,
-        )
-    raise ValidationFailed(errors, f"{', '.join(consumers[:_SHOWN])} could not refer to {own} any more")
+    consumers = sorted({who for who, _, _ in new})
+    named = ", ".join(consumers[:_SHOWN])
+    if not all(fault.unreachable for fault in new.values()):
+        return ValidationFailed(errors, f"{named} could not refer to {service.id} any more")
+    return UnreachableReference(
+        errors,
+        f"{named} could not reach {service.id} any more",
+        hint="change what refers to it first, or leave host_ip where they reach it",
+        required_by=consumers,
+        host_ip=next(iter(new.values())).host_ip,
+    )
 
 
 def referring(session: Session, service_ids: Collection[str]) -> list[str]:

@@ -196,7 +196,7 @@ def _add_children(session: Session, views: dict[str, ServiceView]) -> None:
             view.secrets.append(a)
         else:
             view.environment[a] = b
-        if kind == "variable" and references.written_in(b):
+        if kind == "variable" and "${" in b and references.written_in(b):
             view.texts.append(b)
     for claim in session.execute(_CLAIMS, ids).all():
         views[claim.service_id].claims.append(claim)

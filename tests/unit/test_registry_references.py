@@ -1,12 +1,15 @@
 """References where definitions are written, read and compared with what runs, on a record of their own."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
+from cli.definitions import read_group
 from domain.errors import UnreachableReference, ValidationFailed
 from domain.specs import ServiceSpec
 from models import registry, registry_groups, registry_views, resolved_specs
@@ -342,20 +345,32 @@ def test_the_api_refuses_what_would_break_a_consumer(api: Kit) -> None:
     assert api.get(path)["ports"][0]["name"] == "http"
 
 
-def test_an_export_keeps_references_and_escapes_as_they_are_written(api: Kit) -> None:
+def test_a_file_and_an_export_keep_references_and_escapes_as_they_are_written(api: Kit, tmp_path: Path) -> None:
     group = api.name()
-    texts = {"A": "${url:api}", "B": "$${url:api}", "C": "${port:-8080}"}
-    services = [
-        process("api", ports=[{"name": "http"}]),
-        process("web", environment=texts, command=["x", "${host:api}"], health_check={"url": "${url:api/http}/up"}),
-    ]
-    api.post("/groups", {"name": group, "services": services})
+    written = tmp_path / "group.yaml"
+    written.write_text(f"""
+name: {group}
+services:
+  - name: api
+    runtime: process
+    command: [serve]
+    ports: [{{name: http}}]
+  - name: web
+    runtime: process
+    command: run --api ${{host:api}} '$${{port:api}}'
+    environment: {{A: "${{url:api}}", B: "$${{url:api}}", C: "${{port:-8080}}"}}
+    health_check: {{url: "${{url:api/http}}/up"}}
+""")
+    api.post("/groups", read_group(str(written)))
     exported = api.get(f"/groups/{group}/export")
     web = next(each for each in exported["services"] if each["name"] == "web")
-    assert (web["environment"], web["command"]) == (texts, ["x", "${host:api}"])
+    assert web["environment"] == {"A": "${url:api}", "B": "$${url:api}", "C": "${port:-8080}"}
+    assert web["command"] == ["run", "--api", "${host:api}", "$${port:api}"]
     assert web["health_check"]["url"] == "${url:api/http}/up"
     assert api.call("DELETE", f"/groups/{group}").status_code == 204
-    api.post("/groups", exported)
+    again = tmp_path / "group.json"
+    again.write_text(json.dumps(exported))
+    api.post("/groups", read_group(str(again)))
     assert api.get(f"/groups/{group}/export") == exported
 
 
