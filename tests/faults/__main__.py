@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from tests.conftest import missing
-from tests.faults import cut_clients, killed_workers, lost_messages, stopped_processes
+from tests.faults import allocations, cut_clients, killed_workers, lost_messages, one_port, stopped_processes
 
 
 def _killed(rounds: int, seed: int, docker: bool) -> tuple[bool, dict[str, object]]:
@@ -40,6 +40,17 @@ def _repeated() -> tuple[bool, dict[str, object]]:
     return bool(seen["one"]) and seen["copies"] == {1: 1}, seen
 
 
+def _allocations(rounds: int, seed: int) -> tuple[bool, dict[str, object]]:
+    clients, each = (64, 500) if rounds >= 50 else (8, 25)
+    seen = allocations.campaign(clients, each, seed)
+    return not seen["wrong"] and seen["granted"] + seen["full"] == clients * each, seen
+
+
+def _one_port(docker: bool) -> tuple[bool, dict[str, object]]:
+    seen = one_port.thirty_starts(docker)
+    return bool(seen["well"]), seen
+
+
 def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict[str, object]]]]:
     """Every campaign by name. A full run is 50 rounds; a sample takes fewer operations along as well."""
     count = 100 if rounds >= 50 else 20
@@ -53,6 +64,9 @@ def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict
         "cut_clients": lambda: _cut(50 if rounds >= 50 else 10, seed),
         "terminated": lambda: _terminated(count),
         "repeated_posts": _repeated,
+        "allocations": lambda: _allocations(rounds, seed),
+        "thirty_starts_process": lambda: _one_port(False),
+        "thirty_starts_docker": lambda: _one_port(True),
         "delivered_twice": lambda: _messages(lost_messages.delivered_twice, count),
     }
 
