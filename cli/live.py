@@ -25,6 +25,15 @@ _RECONNECTS = 8
 _LOST_API_S = 15.0
 
 
+def asks(operation: Mapping[str, Any]) -> bool:
+    """Whether it waits for a person's answer."""
+    return operation.get("status") == "waiting" and bool(operation.get("question"))
+
+
+def _is_over(operation: Operation, deadline: float) -> bool:
+    return operation["status"] in FINAL or asks(operation) or time.monotonic() >= deadline
+
+
 class FeedLost(Exception):
     """No event socket is to be had; polling is what is left."""
 
@@ -147,7 +156,7 @@ class Watch:
         self._note = note
 
     def until_end(self, operation_id: str, timeout_s: float) -> Operation:
-        """The operation as it ended, or as it stands after `timeout_s` seconds."""
+        """The operation as it ended, as it asks a person, or as it stands after `timeout_s` seconds."""
         deadline = time.monotonic() + timeout_s
         feed = Feed(self._client, [{"events": ["operation.*"], "operation": operation_id}])
         try:
@@ -163,7 +172,7 @@ class Watch:
         operation = self._read(operation_id)
         self._on_change(operation)
         heard_at = time.monotonic()
-        while operation["status"] not in FINAL and time.monotonic() < deadline:
+        while not _is_over(operation, deadline):
             event = feed.next(min(1.0, deadline - time.monotonic()))
             silent = event is None and time.monotonic() - heard_at > _IDLE_S
             if event is not None:
@@ -181,7 +190,7 @@ class Watch:
     def _by_asking(self, operation_id: str, deadline: float) -> Operation:
         operation, pause_s = self._asked(operation_id, 0)
         self._on_change(operation)
-        while operation["status"] not in FINAL and time.monotonic() < deadline:
+        while not _is_over(operation, deadline):
             time.sleep(min(pause_s, max(deadline - time.monotonic(), 0)))
             operation, pause_s = self._asked(operation_id, _POLL_WAIT_S)
             self._on_change(operation)
@@ -217,6 +226,8 @@ def _apply(operation: Operation, data: Mapping[str, Any], at: str) -> bool:
     operation["current_step"] = data.get("current_step", operation.get("current_step"))
     if data.get("question"):
         operation["question"] = data["question"]
+    elif operation["status"] != "waiting":
+        operation["question"] = None
     step = data.get("step")
     if not isinstance(step, dict):
         return True

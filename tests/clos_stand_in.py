@@ -67,6 +67,11 @@ class StandIn:
         self.connections = 0
         self.page = 200
         self.next_answer: list[tuple[int, dict[str, Any]]] = []
+        self.conflicts: dict[int, dict[str, Any]] = {}
+        # What the next operation asks, and what it was answered.
+        self.question: dict[str, Any] | None = None
+        self.given: list[dict[str, Any]] = []
+        self._answered = threading.Event()
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
         self._extra: list[dict[str, Any]] = []
@@ -86,6 +91,29 @@ class StandIn:
             self.services[one["id"]] = one
         self.groups["shop"] = {"name": "shop", "status": "running", "services": list(self.services), "spec_version": 1,
                                "counts": {"total": 3, "running": 3, "healthy": 3, "failed": 0}}  # fmt: skip
+
+    def conflict(self, kind: str = "foreign_process", port: int = 9311, **more: Any) -> dict[str, Any]:
+        """A port of shop-api that somebody else has."""
+        holder = {"kind": "process", "name": "nc", "pid": 812, "command": "nc -l", "user": "app"}
+        option = {"cause": "it is taken", "effects": ["it listens elsewhere"], "from_port": port, "service_id": None}
+        one = {
+            "id": len(self.conflicts) + 1, "kind": kind, "status": "active", "port": port, "host_ip": "127.0.0.1",
+            "protocol": "tcp", "claimants": ["shop-api"], "holder": holder, "undoable": False,
+            "detail": f"port {port}/tcp, which shop-api claims, is held by nc (pid 812)",
+            "options": [
+                option | {"strategy": strategy, "description": said, "risk_level": risk, "port": None} | extra
+                for strategy, said, risk, extra in (
+                    ("migrate_service", "move shop-api to port 9400", "low", {"port": 9400, "service_id": "shop-api"}),
+                    ("change_port", "move shop-api to the port that you name", "low", {"service_id": "shop-api"}),
+                    ("kill_process", "end nc (pid 812) of user app", "high", {"confirm": "nc (pid 812)"}),
+                    ("ask", "ask, and wait for the answer", "low", {}),
+                    ("ignore", "leave it as it is", "low", {}),
+                )
+            ],
+            "detected_at": now(), "resolved_at": None, "resolution": None,
+        } | more  # fmt: skip
+        self.conflicts[one["id"]] = one
+        return one
 
     def tell(self, type_: str, data: dict[str, Any], **subject: Any) -> None:
         """Add an event to the log."""
@@ -122,6 +150,8 @@ class StandIn:
         end = self.ends.pop(0) if self.ends else self.end
         one["status"], one["start_time"] = "in_progress", now()
         self._progress(one, None)
+        if self.question is not None:
+            self._ask(one)
         for each in one["steps"]:
             self.held.wait(20)
             if one["status"] == "cancelling":
@@ -139,11 +169,39 @@ class StandIn:
         one["status"] = "cancelled" if cancelled else end["status"]
         if one["status"] == "completed":
             one["progress"] = 100
+            self._settle(one)
             for member in self.services.values():
                 if one["type"] == "group.start" and member["group"] == one["group_name"]:
                     member |= {"status": "running", "health": {"status": "healthy"}}
         self.tell("operation.completed", {"status": one["status"], "progress": one["progress"]},
                   operation_id=one["id"])  # fmt: skip
+
+    def _ask(self, one: dict[str, Any]) -> None:
+        one["question"], self.question = self.question, None
+        one["status"] = "waiting"
+        data = {"status": "waiting", "progress": 0, "current_step": None, "question": one["question"]}
+        self.tell("operation.waiting", data, operation_id=one["id"])
+        self._answered.wait(20)
+        one["question"], one["status"] = None, "in_progress"
+        self._progress(one, None)
+
+    def _settle(self, one: dict[str, Any]) -> None:
+        """What an operation on conflicts leaves behind."""
+        asked = one.get("parameters") or {}
+        if one["type"] != "conflict.resolve" or asked.get("dry_run"):
+            return
+        mine = one.get("conflict_id")
+        for each in self.conflicts.values():
+            automatic = mine is None and each["kind"] != "out_of_range"
+            if each["status"] != "active" or not (automatic or each["id"] == mine):
+                continue
+            moved = asked.get("strategy", "migrate_service") in ("migrate_service", "change_port")
+            to_port = asked.get("port", 9400) if moved else None
+            each["status"] = "ignored" if asked.get("strategy") == "ignore" else "resolved"
+            each["undoable"] = moved
+            each["resolution"] = {"strategy": asked.get("strategy", "migrate_service"), "from_port": each["port"],
+                                  "to_port": to_port, "operation_id": one["id"]}  # fmt: skip
+            self.tell("port.conflict_resolved", dict(each), operation_id=one["id"])
 
     def _progress(self, one: dict[str, Any], each: dict[str, Any] | None) -> None:
         data = {"status": one["status"], "progress": one["progress"], "current_step": each and each["id"]}
@@ -175,6 +233,14 @@ class StandIn:
             ("/operations/<one>", "GET", self._operation),
             ("/operations/<one>/cancel", "POST", self._cancel),
             ("/operations/<one>/retry", "POST", lambda one: self._begin("group.start", retry_of=one)),
+            ("/operations/<one>/answer", "POST", self._answer),
+            ("/conflicts", "GET", self._conflicts),
+            ("/conflicts/scan", "POST", lambda: self._conflict_work("conflict.scan")),
+            ("/conflicts/resolve", "POST", lambda: self._conflict_work("conflict.resolve")),
+            ("/conflicts/<int:one>", "GET", lambda one: self._one(self.conflicts, one, "conflict")),
+            ("/conflicts/<int:one>/resolve", "POST", lambda one: self._conflict_work("conflict.resolve", one)),
+            ("/conflicts/<int:one>/undo", "POST", lambda one: self._conflict_work("conflict.undo", one)),
+            ("/ports/<int:one>/conflicts", "GET", self._on_port),
             ("/events", "GET", self._past),
             ("/ports", "GET", lambda: {"ranges": [{"project": "core", "start_port": 5000, "end_port": 5999}],
                                        "leases": self.leases, "listeners": []}),
@@ -216,7 +282,47 @@ class StandIn:
         return {"items": found[start : start + self.page], "total": len(found),
                 "next_cursor": str(start + self.page) if more else None}  # fmt: skip
 
-    def _one(self, things: dict[str, dict[str, Any]], one: str, noun: str) -> Any:
+    def _conflicts(self) -> Any:
+        wanted = request.args.get("status", "active").split(",")
+        found = [one for one in self.conflicts.values() if one["status"] in wanted]
+        return {"items": found, "next_cursor": None, "total": len(found)}
+
+    def _on_port(self, one: int) -> Any:
+        found = [each for each in self.conflicts.values() if each["port"] == one and each["status"] != "resolved"]
+        return {"items": found, "next_cursor": None, "total": len(found)}
+
+    def _conflict_work(self, type_: str, conflict_id: int | None = None) -> Any:
+        if conflict_id is not None and conflict_id not in self.conflicts:
+            return self._problem(404, "conflict_not_found")
+        asked = request.get_json(silent=True) or {}
+        plan = {
+            "steps": [{"action": "migrate_port", "target": "shop-api", "depends_on": [], "cause": "its port is taken"}],
+            "conflicts": [],
+            "resolutions": [
+                {"description": "move shop-api to port 9400", "risk_level": "low", "effects": ["elsewhere"]}
+            ],
+        }
+        active = [one for one in self.conflicts.values() if one["status"] == "active"]
+        result = {"plan": plan} if asked.get("dry_run") else {"conflicts": active}
+        targets, self.targets = self.targets, []
+        if type_ == "conflict.resolve" and not asked.get("dry_run") and active:
+            self.targets = [("migrate_port", "shop-api")]
+        try:
+            return self._begin(type_, result=result, conflict_id=conflict_id)
+        finally:
+            self.targets = targets
+
+    def _answer(self, one: str) -> Any:
+        body = request.get_json()
+        if self.operations[one]["status"] != "waiting":
+            return self._problem(409, "operation_not_waiting")
+        self.given.append(body)
+        self.operations[one]["status"] = "pending"
+        self.operations[one]["question"] = None
+        self._answered.set()
+        return self.operations[one], 202
+
+    def _one(self, things: dict[Any, dict[str, Any]], one: Any, noun: str) -> Any:
         if one not in things:
             return self._problem(404, f"{noun}_not_found")
         return Response(json.dumps(things[one]), 200, {"ETag": '"1"'}, content_type="application/json")

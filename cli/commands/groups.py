@@ -7,11 +7,12 @@ import click
 from cli import targets
 from cli.client import segment
 from cli.command import Group
-from cli.commands.operate import WAIT_S, address, conclude, watch
+from cli.commands.operate import address
 from cli.commands.status import COLUMNS
 from cli.errors import DONE, FAILED, ApiError, CliError
 from cli.invocation import Invocation, pass_invocation
 from cli.output import Column, inert
+from cli.watching import WAIT_S, conclude, watch
 
 _COLUMNS: list[Column] = [
     ("NAME", lambda one: one.get("name")),

@@ -7,14 +7,13 @@ import click
 from cli import targets
 from cli.client import Client, segment
 from cli.command import Command
-from cli.errors import DONE, INTERRUPTED, TIMED_OUT, CliError, of_operation
+from cli.conflict_texts import resolved_by, say_plan
+from cli.errors import DONE
 from cli.invocation import Invocation, pass_invocation
-from cli.live import FINAL, Operation, Watch
+from cli.live import Operation
 from cli.output import inert
-from cli.progress import facts, reason, title, view
+from cli.watching import WAIT_S, conclude, watch
 
-WAIT_S = 3600.0
-_CANCEL_S = 60.0
 _DONE_WORD = {"start": "started", "stop": "stopped", "restart": "restarted"}
 
 
@@ -31,22 +30,28 @@ def _common(command: Any) -> Any:
     return command
 
 
+_on_conflict = click.option(
+    "--on-conflict",
+    type=click.Choice(["fail", "migrate", "ask"]),
+    help="What to do where somebody else has a port: fail, move the service to another port, or ask.",
+)
+
+
 @click.command(cls=Command)
 @_common
+@_on_conflict
 @click.option("--no-deps", is_flag=True, help="Leave out what it depends on.")
-@click.option("--on-conflict", type=click.Choice(["fail", "migrate", "ask"]), help="What to do about a taken port.")
 @pass_invocation
 def start(invocation: Invocation, target: str, no_deps: bool, on_conflict: str | None, **how: Any) -> int:
     """Start a group or a service, and what it depends on first.
 
-    TARGET is a group, or a service by its name, its id or group/service.
+    TARGET is a group, or a service by its name, its id or group/service. Where somebody else has a port of it, a
+    person at a terminal is asked what to do; in a script the group's policy decides, unless --on-conflict does.
     """
     found = targets.find(invocation.client, target)
-    body = _body(invocation.client, found, how)
+    body = _body(invocation.client, found, how) | _policy(invocation, found, on_conflict, how)
     if no_deps:
         body["no_deps"] = True
-    if on_conflict:
-        body["on_conflict"] = on_conflict
     if how["timeout"]:
         body["timeout"] = how["timeout"]
     return _run(invocation, found, "start", body, how)
@@ -73,17 +78,34 @@ def stop(invocation: Invocation, target: str, cascade: bool, **how: Any) -> int:
 
 @click.command(cls=Command)
 @_common
+@_on_conflict
 @pass_invocation
-def restart(invocation: Invocation, target: str, **how: Any) -> int:
+def restart(invocation: Invocation, target: str, on_conflict: str | None, **how: Any) -> int:
     """Restart a group or a service: stop all of it, then start all of it.
 
     TARGET is a group, or a service by its name, its id or group/service.
     """
     found = targets.find(invocation.client, target)
-    body = _body(invocation.client, found, how)
+    body = _body(invocation.client, found, how) | _policy(invocation, found, on_conflict, how)
     if how["timeout"]:
         body["timeout"] = how["timeout"]
     return _run(invocation, found, "restart", body, how)
+
+
+def _policy(
+    invocation: Invocation, found: targets.Target, on_conflict: str | None, how: dict[str, Any]
+) -> dict[str, Any]:
+    """What is said about taken ports: a person who watches is asked, unless the group has a policy of its own."""
+    if on_conflict:
+        return {"on_conflict": on_conflict}
+    watched = invocation.answers and not how["no_wait"] and not how["dry_run"] and not invocation.printer.machine
+    if not watched:
+        return {}
+    group = found.found
+    if found.kind == "service":
+        group = invocation.client.get(f"/groups/{segment(found.found['group'])}")
+    policy = group.get("conflicts") or {}
+    return {} if policy.get("on_start") or policy.get("auto_resolve") else {"on_conflict": "ask"}
 
 
 def _only(kind: str, found: targets.Target, option: str) -> None:
@@ -118,100 +140,12 @@ def _run(invocation: Invocation, found: targets.Target, verb: str, body: dict[st
     if printer.machine:
         printer.document(ended)
     if how["dry_run"] and ended["status"] == "completed":
-        _show_plan(invocation, ended)
+        say_plan(invocation.printer, ended)
         return DONE
     code = conclude(invocation, ended)
     if code == DONE and not printer.machine:
         _summary(invocation, found, verb, ended, set(body.get("services", [])))
     return code
-
-
-def watch(invocation: Invocation, operation: Operation, timeout_s: float) -> Operation:
-    """Show an operation until it ends.
-
-    Raises:
-        CliError: it did not end in time (7), or somebody pressed Ctrl-C and it was left or cancelled (130).
-    """
-    client, printer = invocation.client, invocation.printer
-    while True:
-        try:
-            with view(invocation) as shown:
-                follow = Watch(client, shown.show, printer.detail)
-                operation = follow.until_end(operation["id"], timeout_s)
-            break
-        except KeyboardInterrupt:
-            client.close()
-            if not _interrupted(invocation, operation["id"]):
-                raise CliError("", INTERRUPTED) from None
-    if operation["status"] not in FINAL:
-        raise CliError(
-            f"{title(operation)} has not ended after {timeout_s:g} s",
-            TIMED_OUT,
-            hint=f"it goes on: clos ops watch {operation['id']}",
-        )
-    return operation
-
-
-def _interrupted(invocation: Invocation, operation_id: str) -> bool:
-    """Ask what shall become of it. True: keep watching."""
-    printer = invocation.printer
-    choice = "l"
-    if invocation.answers:
-        try:
-            choice = click.prompt(
-                "\nIt is still at work. [l]eave it running, [c]ancel it, or [k]eep watching",
-                type=click.Choice(["l", "c", "k"], case_sensitive=False),
-                default="l",
-                show_choices=False,
-                err=True,
-            ).lower()
-        except (click.Abort, KeyboardInterrupt, EOFError):
-            choice = "l"
-    if choice == "k":
-        return True
-    if choice == "c":
-        invocation.client.post(f"/operations/{segment(operation_id)}/cancel")
-        ended = Watch(invocation.client, lambda _: None, printer.detail).until_end(operation_id, _CANCEL_S)
-        printer.say(f"{title(ended)}: {ended['status']}")
-    else:
-        printer.say(f"left running: clos ops watch {operation_id}")
-    return False
-
-
-def conclude(invocation: Invocation, operation: Operation) -> int:
-    """Say how it ended where that was not well, and give the exit code."""
-    status, error = operation["status"], operation.get("error") or {}
-    if status == "completed":
-        return DONE
-    if status == "cancelled":
-        invocation.printer.error(f"{title(operation)} was cancelled", lines=_left_out(operation))
-        return INTERRUPTED if not error else of_operation(error)
-    lines = [*_failed_steps(operation), *facts(error), *_left_out(operation)]
-    invocation.printer.error(
-        f"{title(operation)} failed: {reason(error) or 'no reason given'}",
-        lines=[*lines, f"operation: {operation['id']}"],
-        hint=str(error.get("hint") or ""),
-    )
-    return of_operation(error)
-
-
-def _failed_steps(operation: Operation) -> list[str]:
-    failed = [step for step in operation.get("steps") or [] if step.get("status") == "failed"]
-    told = reason(operation.get("error"))
-    lines = []
-    for step in failed:
-        why = reason(step.get("error"))
-        name = f"{step.get('action')} {step.get('target')} failed"
-        lines.append(name if not why or why == told else f"{name}: {why}")
-    return lines
-
-
-def _left_out(operation: Operation) -> list[str]:
-    steps = operation.get("steps") or []
-    failed = {step.get("target") for step in steps if step.get("status") == "failed"}
-    skipped = [step.get("target") for step in steps if step.get("status") == "skipped"]
-    left = [str(target) for target in skipped if target not in failed]
-    return [f"not attempted: {', '.join(dict.fromkeys(left))}"] if left else []
 
 
 def _summary(invocation: Invocation, found: targets.Target, verb: str, ended: Operation, only: set[str]) -> None:
@@ -221,6 +155,8 @@ def _summary(invocation: Invocation, found: targets.Target, verb: str, ended: Op
         services += _taken_along(invocation.client, ended, {one["id"] for one in services})
     nothing = "" if ended.get("steps") else " (nothing to do)"
     printer.say(f"{inert(found.name)} {_DONE_WORD[verb]}{nothing}")
+    for line in resolved_by(invocation.client, ended):
+        printer.say(inert(line))
     printer.table(
         services,
         [
@@ -249,24 +185,3 @@ def address(one: dict[str, Any]) -> str | None:
         if port.get("host_port"):
             return f"{port.get('host_ip') or '127.0.0.1'}:{port['host_port']}"
     return None
-
-
-def _show_plan(invocation: Invocation, ended: Operation) -> None:
-    printer = invocation.printer
-    if printer.machine:
-        return
-    plan = (ended.get("result") or {}).get("plan") or {}
-    if not plan.get("steps"):
-        printer.say("nothing to do")
-        return
-    printer.table(
-        plan["steps"],
-        [
-            ("STEP", lambda step: step.get("action")),
-            ("TARGET", lambda step: step.get("target")),
-            ("AFTER", lambda step: ", ".join(step.get("depends_on") or [])),
-            ("WHY", lambda step: step.get("cause")),
-        ],
-    )
-    for conflict in plan.get("conflicts") or []:
-        printer.say(f"conflict: port {conflict.get('port')}/{conflict.get('protocol')} ({inert(conflict.get('kind'))})")

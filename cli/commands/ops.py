@@ -6,11 +6,13 @@ import click
 
 from cli.client import Client, segment
 from cli.command import Group
-from cli.commands.operate import WAIT_S, conclude, watch
-from cli.errors import DONE, NOT_FOUND, ApiError, CliError
+from cli.errors import DONE, FAILED, NOT_FOUND, USAGE, ApiError, CliError
 from cli.invocation import Invocation, pass_invocation
+from cli.live import asks
 from cli.output import Column, local_time, seconds
 from cli.progress import facts, reason
+from cli.questions import how_to, lines_of
+from cli.watching import WAIT_S, conclude, watch
 
 _COLUMNS: list[Column] = [
     ("ID", lambda one: one.get("id")),
@@ -84,7 +86,7 @@ def show(invocation: Invocation, operation_id: str) -> int:
     if printer.machine:
         printer.document(one)
         return DONE
-    error = one.get("error") or {}
+    error, question = one.get("error") or {}, one.get("question") or {}
     printer.facts(
         [
             ("id", one["id"]),
@@ -96,6 +98,9 @@ def show(invocation: Invocation, operation_id: str) -> int:
             ("created", local_time(one.get("created_at"))),
             ("took", seconds(one.get("start_time"), one.get("end_time"))),
             ("retry of", one.get("retry_of")),
+            ("asks", question.get("text")),
+            *(("", line) for line in lines_of(question)),
+            ("answer", how_to(one["id"]) if question else None),
             ("error", reason(error)),
             *(("", line) for line in facts(error)),
             ("hint", error.get("hint")),
@@ -145,6 +150,35 @@ def retry(invocation: Invocation, operation_id: str, no_wait: bool) -> int:
         invocation.printer.data(again["id"])
         return DONE
     return _ended(invocation, watch(invocation, again, WAIT_S))
+
+
+@ops.command()
+@click.argument("operation_id")
+@click.argument("choice", required=False)
+@click.option(
+    "--confirm", metavar="TEXT", help="What the choice asks to be repeated: a process's name and pid, or its pid."
+)
+@click.option("--no-wait", is_flag=True, help="Do not wait for its end.")
+@pass_invocation
+def answer(invocation: Invocation, operation_id: str, choice: str | None, confirm: str | None, no_wait: bool) -> int:
+    """Answer the question of a waiting operation, and follow it to its end.
+
+    CHOICE is one of those that `clos ops show` lists; change_port takes a port: change_port:9400. Without a CHOICE, a
+    person at a terminal is asked.
+    """
+    wanted = _named(invocation.client, operation_id)
+    if choice is not None:
+        body = {"choice": choice} | ({"confirm": confirm} if confirm else {})
+        wanted = invocation.client.post(f"/operations/{segment(wanted['id'])}/answer", body)
+    elif not asks(wanted):
+        raise CliError(f"operation {wanted['id']} asks nothing", FAILED)
+    elif not invocation.answers:
+        lines = tuple(lines_of(wanted["question"]))
+        raise CliError(str(wanted["question"].get("text")), USAGE, lines=lines, hint=how_to(wanted["id"]))
+    if no_wait and choice is not None:
+        invocation.printer.data(wanted["id"])
+        return DONE
+    return _ended(invocation, watch(invocation, wanted, WAIT_S))
 
 
 def _ended(invocation: Invocation, operation: dict[str, Any]) -> int:

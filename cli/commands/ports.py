@@ -1,4 +1,4 @@
-"""`clos ports` and `clos check`: who may have which port, and who has it."""
+"""`clos ports`: who may have which port, and who has it."""
 
 from typing import Any
 
@@ -6,8 +6,7 @@ import click
 
 from cli import targets
 from cli.client import segment
-from cli.command import Command, Group
-from cli.commands.operate import conclude, watch
+from cli.command import Group
 from cli.errors import DONE, NOT_FOUND, CliError, holder_name
 from cli.invocation import Invocation, pass_invocation
 from cli.output import Column, inert, local_time
@@ -33,19 +32,6 @@ _LISTENERS: list[Column] = [
     ("ADDRESS", lambda one: one.get("host_ip")),
     ("HOLDER", lambda one: holder_name(one) if one.get("pid") or one.get("name") else None),
 ]
-_ENTRIES: list[Column] = [
-    ("ADDRESS", lambda one: one.get("host_ip")),
-    ("PROTOCOL", lambda one: one.get("protocol")),
-    ("VERDICT", lambda one: one.get("verdict")),
-    ("HOLDER", lambda one: "; ".join(holder_name(h) for h in _holders(one))),
-    ("REASON", lambda one: one.get("reason")),
-]
-_CHECK_S = 30.0
-
-
-def _holders(one: dict[str, Any]) -> list[dict[str, Any]]:
-    found = one.get("holders") or ([one["holder"]] if one.get("holder") else [])
-    return [holder for holder in found if isinstance(holder, dict)]
 
 
 @click.group(cls=Group)
@@ -119,58 +105,3 @@ def release(invocation: Invocation, lease: str) -> int:
     client.delete(f"/ports/leases/{segment(str(one['id']))}")
     invocation.printer.say(f"released {one['port']}/{one['protocol']}")
     return DONE
-
-
-@click.command(cls=Command)
-@click.argument("port", type=click.IntRange(1, 65535))
-@pass_invocation
-def check(invocation: Invocation, port: int) -> int:
-    """Look who holds PORT now, on every address, for TCP and UDP."""
-    asked = invocation.client.post(f"/ports/{port}/check")
-    quiet = _Quietly(invocation)
-    ended = watch(quiet, asked, _CHECK_S)
-    if ended["status"] != "completed":
-        return conclude(invocation, ended)
-    verdict = ended.get("result") or {}
-    if invocation.printer.machine:
-        invocation.printer.document(verdict, name="port")
-    else:
-        _show(invocation, verdict.get("verdict") or verdict, port)
-    return DONE
-
-
-class _Quietly(Invocation):
-    """The same run without its progress lines: a check takes milliseconds."""
-
-    def __init__(self, other: Invocation) -> None:
-        super().__init__({**other.options, "quiet": True})
-        self.__dict__["client"] = other.client
-
-
-def _show(invocation: Invocation, verdict: dict[str, Any], port: int) -> None:
-    printer = invocation.printer
-    entries = verdict.get("entries") or []
-    held = sorted({str(one.get("protocol")) for one in entries if one.get("verdict") == "held"})
-    unknown = any(one.get("verdict") == "unknown" for one in entries)
-    state = "held" if held else "unknown" if unknown or not entries else "free"
-    printer.data(f"Port {port} is {printer.state(state)}" + (f" ({', '.join(held)})" if held else ""))
-    holders: dict[str, dict[str, Any]] = {holder_name(h): h for one in entries for h in _holders(one)}
-    for name in holders:
-        printer.data(f"  by {inert(name)}")
-    lease = verdict.get("lease") or {}
-    services = {str(h["service_id"]) for h in holders.values() if h.get("service_id")}
-    services |= {str(one["service_id"]) for one in verdict.get("claims") or [] if one.get("service_id")}
-    services |= {str(lease["service_id"])} if lease.get("service_id") else set()
-    span = verdict.get("range") or {}
-    project = span.get("project") if isinstance(span, dict) else span
-    printer.facts(
-        [
-            ("service", ", ".join(sorted(services))),
-            ("lease", f"{lease.get('id')} ({lease.get('project')})" if lease else None),
-            ("range", project),
-            ("allocatable", "yes" if verdict.get("allocatable") else "no"),
-            ("looked", local_time(verdict.get("observed_at"))),
-        ]
-    )
-    printer.data("")
-    printer.table(entries, _ENTRIES)

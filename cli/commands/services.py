@@ -9,11 +9,11 @@ import click
 from cli import targets
 from cli.client import segment
 from cli.command import Group
-from cli.commands.operate import WAIT_S, conclude, watch
 from cli.commands.status import COLUMNS, WIDE, waiting
 from cli.errors import DONE, CliError
 from cli.invocation import Invocation, pass_invocation
 from cli.output import inert, local_time
+from cli.watching import WAIT_S, conclude, watch
 
 _EDITABLE = (
     "description", "image", "build", "command", "working_dir", "user", "environment", "volumes", "networks",

@@ -15,13 +15,14 @@ import click
 
 from cli.client import Client
 from cli.command import Command
-from cli.commands.operate import address, conclude, watch
+from cli.commands.operate import address
 from cli.commands.status import COLUMNS
 from cli.definitions import read_group
 from cli.errors import CONFLICT, DONE, FAILED, ApiError, CliError
 from cli.invocation import Invocation, pass_invocation
 from cli.live import Operation
 from cli.output import inert
+from cli.watching import conclude, watch
 
 GROUP = "shop"
 _START_S = 120.0

@@ -1,0 +1,129 @@
+"""Watching an operation to its end: progress, its question where a person can answer, and how it ended."""
+
+import click
+
+from cli import questions
+from cli.client import segment
+from cli.errors import DONE, INTERRUPTED, TIMED_OUT, CliError, of_operation
+from cli.invocation import Invocation
+from cli.live import FINAL, Operation, Watch, asks
+from cli.progress import facts, reason, title, view
+
+WAIT_S = 3600.0
+_CANCEL_S = 60.0
+
+
+class _Quietly(Invocation):
+    """The same run without its progress lines."""
+
+    def __init__(self, other: Invocation) -> None:
+        super().__init__({**other.options, "quiet": True})
+        self.__dict__["client"] = other.client
+
+
+def quietly(invocation: Invocation, operation: Operation, timeout_s: float) -> Operation:
+    """Wait for the end of what takes milliseconds, such as a look or a dry run.
+
+    Raises:
+        CliError: it failed, with its exit code; or it did not end in time (7).
+    """
+    quiet = _Quietly(invocation)
+    ended = watch(quiet, operation, timeout_s)
+    code = conclude(quiet, ended)
+    if code != DONE:
+        raise CliError("", code)
+    return ended
+
+
+def watch(invocation: Invocation, operation: Operation, timeout_s: float) -> Operation:
+    """Show an operation until it ends. Its question is put to whoever sits at the terminal.
+
+    Raises:
+        CliError: it did not end in time (7), somebody pressed Ctrl-C and it was left or cancelled (130), or it waits
+            for an answer that nobody here can give (3).
+    """
+    while True:
+        operation = _followed(invocation, operation, timeout_s)
+        if operation["status"] in FINAL:
+            return operation
+        if not asks(operation):
+            raise CliError(
+                f"{title(operation)} has not ended after {timeout_s:g} s",
+                TIMED_OUT,
+                hint=f"it goes on: clos ops watch {operation['id']}",
+            )
+        questions.put(invocation, operation)
+
+
+def _followed(invocation: Invocation, operation: Operation, timeout_s: float) -> Operation:
+    client, printer = invocation.client, invocation.printer
+    while True:
+        try:
+            with view(invocation) as shown:
+                return Watch(client, shown.show, printer.detail).until_end(operation["id"], timeout_s)
+        except KeyboardInterrupt:
+            client.close()
+            if not _interrupted(invocation, operation["id"]):
+                raise CliError("", INTERRUPTED) from None
+
+
+def _interrupted(invocation: Invocation, operation_id: str) -> bool:
+    """Ask what shall become of it. True: keep watching."""
+    printer = invocation.printer
+    choice = "l"
+    if invocation.answers:
+        try:
+            choice = click.prompt(
+                "\nIt is still at work. [l]eave it running, [c]ancel it, or [k]eep watching",
+                type=click.Choice(["l", "c", "k"], case_sensitive=False),
+                default="l",
+                show_choices=False,
+                err=True,
+            ).lower()
+        except (click.Abort, KeyboardInterrupt, EOFError):
+            choice = "l"
+    if choice == "k":
+        return True
+    if choice == "c":
+        invocation.client.post(f"/operations/{segment(operation_id)}/cancel")
+        ended = Watch(invocation.client, lambda _: None, printer.detail).until_end(operation_id, _CANCEL_S)
+        printer.say(f"{title(ended)}: {ended['status']}")
+    else:
+        printer.say(f"left running: clos ops watch {operation_id}")
+    return False
+
+
+def conclude(invocation: Invocation, operation: Operation) -> int:
+    """Say how it ended where that was not well, and give the exit code."""
+    status, error = operation["status"], operation.get("error") or {}
+    if status == "completed":
+        return DONE
+    if status == "cancelled":
+        invocation.printer.error(f"{title(operation)} was cancelled", lines=_left_out(operation))
+        return INTERRUPTED if not error else of_operation(error)
+    lines = [*_failed_steps(operation), *facts(error), *_left_out(operation)]
+    invocation.printer.error(
+        f"{title(operation)} failed: {reason(error) or 'no reason given'}",
+        lines=[*lines, f"operation: {operation['id']}"],
+        hint=str(error.get("hint") or ""),
+    )
+    return of_operation(error)
+
+
+def _failed_steps(operation: Operation) -> list[str]:
+    failed = [step for step in operation.get("steps") or [] if step.get("status") == "failed"]
+    told = reason(operation.get("error"))
+    lines = []
+    for step in failed:
+        why = reason(step.get("error"))
+        name = f"{step.get('action')} {step.get('target')} failed"
+        lines.append(name if not why or why == told else f"{name}: {why}")
+    return lines
+
+
+def _left_out(operation: Operation) -> list[str]:
+    steps = operation.get("steps") or []
+    failed = {step.get("target") for step in steps if step.get("status") == "failed"}
+    skipped = [step.get("target") for step in steps if step.get("status") == "skipped"]
+    left = [str(target) for target in skipped if target not in failed]
+    return [f"not attempted: {', '.join(dict.fromkeys(left))}"] if left else []
