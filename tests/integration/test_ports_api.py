@@ -113,12 +113,11 @@ def test_a_verdict_tells_addresses_and_protocols_apart(api: Asked, span: dict[st
     assert api.get(f"/ports/{span['end_port']}")["allocatable"] is True
 
 
-def test_a_running_service_is_the_holder_of_its_own_port(api: Asked, span: dict[str, Any]) -> None:
+def test_a_service_is_the_holder_of_what_its_process_listens_on(api: Asked, span: dict[str, Any]) -> None:
     port = span["start_port"]
     body = {"name": "web", "group": span["project"], "runtime": "process", "command": "x", "port": port}
     web = api.post("/services", body)["id"]
-    api.seen(web, status="running", pid=4242)
-    listen(api, port, pid=4242)
+    listen(api, port, pid=4242, service_id=web, own=True)
     holder = entries(api.get(f"/ports/{port}"))["127.0.0.1", "tcp"]["holders"][0]
     assert (holder["kind"], holder["service_id"], holder["own"]) == ("service", web, True)
 

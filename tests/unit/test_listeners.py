@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.contract.kit import free_port
 from tests.waiting import wait_until
-from workers.runtimes import listeners, process_identity
+from workers.runtimes import bind_probe, listeners, process_identity, sockets
 
 LOOPBACK = ("127.0.0.1", "::1")
 
@@ -36,15 +37,26 @@ def bound(host_ip: str, port: int, kind: int = socket.SOCK_STREAM, **options: bo
 @pytest.mark.parametrize("host_ip", ["127.0.0.1", "0.0.0.0", "127.0.0.2", "::1", "::"])
 def test_a_listening_socket_is_a_fact_with_its_process(host_ip: str) -> None:
     port = free_port()
-    with bound(host_ip, port):
+    with bound(host_ip, port, only6=host_ip == "::"):
         (fact,) = [entry for entry in listeners.listeners() if entry.port == port]
 
     assert (fact.host_ip, fact.protocol, fact.pid) == (host_ip, "tcp", os.getpid())
+    assert fact.parents[0][0] == os.getppid()
     stat = process_identity.read_stat(os.getpid())
     assert stat
     assert fact.start_ticks == stat.start_ticks
     assert fact.command
     assert fact.user
+
+
+def test_a_socket_that_takes_ipv4_along_is_a_fact_on_both_and_one_holder() -> None:
+    port = free_port()
+    with bound("::", port):
+        facts = [entry.host_ip for entry in listeners.listeners() if entry.port == port]
+        named = listeners.holders(port)
+
+    assert sorted(facts) == ["0.0.0.0", "::"]
+    assert [holder["pid"] for holder in named] == [os.getpid()]
 
 
 def test_a_bound_udp_socket_is_a_fact_and_a_client_is_none() -> None:
@@ -77,7 +89,8 @@ def test_a_holder_has_every_key_of_the_interface() -> None:
         (holder,) = listeners.holders(port)
 
     keys = ["kind", "running", "name", "container_id", "service_id", "pid", "command", "user", "started_at", "own"]
-    assert list(holder) == keys
+    assert keys == [key for key in holder if key not in ("start_ticks", "parents")]
+    assert holder["parents"][0]["pid"] == os.getppid()
     assert (holder["kind"], holder["running"], holder["own"]) == ("process", True, False)
     assert holder["started_at"].endswith("Z")
 
@@ -90,19 +103,6 @@ def test_holders_are_those_in_the_way_of_one_address() -> None:
         assert listeners.holders(port, host_ip="127.0.0.3") == []
         assert listeners.holders(port, host_ip="::1") == []
         assert listeners.holders(port, protocol="udp") == []
-
-
-def test_a_docker_proxy_is_a_container() -> None:
-    entry = listeners.Listener("127.0.0.1", 80, "tcp", 1, "docker-proxy", "docker-proxy -proto tcp", "root", 1)
-
-    assert listeners.holder_of(entry)["kind"] == "container"
-    assert listeners.holder_of(entry)["name"] is None
-
-
-def test_a_socket_whose_process_cannot_be_seen_has_only_its_user() -> None:
-    holder = listeners.holder_of(listeners.Listener("127.0.0.1", 80, "tcp", user="root"))
-
-    assert (holder["kind"], holder["pid"], holder["user"]) == ("unknown", None, "root")
 
 
 # The nine cases of a port that is taken, of which a connect or the socket table misses some.
@@ -185,7 +185,7 @@ def test_a_port_that_we_may_not_bind_is_unknown(monkeypatch: pytest.MonkeyPatch)
     def refuse(*_: object, **__: object) -> int:
         return errno.EACCES
 
-    monkeypatch.setattr(listeners, "_bind", refuse)
+    monkeypatch.setattr(bind_probe, "_bind", refuse)
 
     assert listeners.can_bind("127.0.0.1", 80) == ("unknown", "permission_denied")
 
@@ -205,3 +205,81 @@ def test_three_hundred_listeners_are_read_quickly() -> None:
 
     assert ports <= seen
     assert took_s < 0.5
+
+
+def proc_of(folder: Path, **tables: str) -> str:
+    """A `/proc` with these socket tables."""
+    net = folder / "net"
+    net.mkdir(parents=True)
+    for name, text in tables.items():
+        (net / name).write_text("  sl  local_address ...\n" + text)
+    return str(folder)
+
+
+def row(address: str, state: str, inode: int = 77) -> str:
+    return f"   0: {address} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  1000        0 {inode} 1 0\n"
+
+
+def test_without_netlink_the_tables_of_proc_say_the_same(tmp_path: Path) -> None:
+    proc = proc_of(
+        tmp_path,
+        tcp=row("0100007F:1F90", "0A") + row("0100007F:1F91", "06") + row("00000000:0050", "0A"),
+        tcp6=row("0" * 32 + ":1F9B", "0A") + row("0" * 32 + ":0050", "0A"),
+        udp=row("0100007F:1F90", "07") + row("0100007F:1F92", "01"),
+    )
+
+    found = {(each.host_ip, each.port, each.protocol) for each in sockets.bound(proc=proc)}
+
+    assert found == {
+        ("127.0.0.1", 8080, "tcp"),
+        ("127.0.0.1", 8080, "udp"),
+        ("0.0.0.0", 80, "tcp"),
+        ("::", 80, "tcp"),  # IPv4 has a socket of its own there: this one is for IPv6 only
+        ("::", 8091, "tcp"),
+        ("0.0.0.0", 8091, "tcp"),
+    }
+
+
+def test_ipv6_that_is_off_is_no_failure(tmp_path: Path) -> None:
+    proc = proc_of(tmp_path, tcp=row("0100007F:1F90", "0A"), udp="")
+    assert [each.port for each in sockets.bound(proc=proc)] == [8080]
+
+
+def test_tables_that_are_not_there_are_not_an_empty_host(tmp_path: Path) -> None:
+    with pytest.raises(sockets.SocketsUnseen):
+        sockets.bound(proc=proc_of(tmp_path, udp="", udp6=""))
+    with pytest.raises(sockets.SocketsUnseen):
+        listeners.Lookout(proc=str(tmp_path / "nothing")).look()
+
+
+def test_a_table_that_may_not_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
+    proc = proc_of(tmp_path, tcp6="", udp="")
+    (tmp_path / "net" / "tcp").mkdir()  # cannot be read, not even by root
+    with pytest.raises(sockets.SocketsUnseen, match="cannot be read"):
+        sockets.bound(proc=proc)
+
+
+def test_netlink_and_proc_agree_on_this_host() -> None:
+    with bound("127.0.0.1", 0), bound("::1", 0), bound("127.0.0.1", 0, socket.SOCK_DGRAM):
+        mine = {each.inode for each in sockets.bound() if each.port}
+        asked = sockets._asked(socket.AF_INET, "tcp", 0x0A)
+        read = sockets._read("/proc/net/tcp", "tcp", 0x0A)
+
+    assert mine
+    assert asked is not None
+    assert read is not None
+    held = {entry.inode for entry in sockets.bound() if entry.inode}
+    # Others come and go between the two looks; ours stayed.
+    assert {e for e in asked if e.inode in held} == {e for e in read if e.inode in held}
+
+
+@pytest.mark.parametrize(
+    ("text", "ranges"),
+    [("", ()), ("\n", ()), ("8080\n", ((8080, 8080),)), ("1-3,9000-9010,22\n", ((1, 3), (9000, 9010), (22, 22)))],
+)
+def test_the_systems_reserved_ranges_are_read(tmp_path: Path, text: str, ranges: object) -> None:
+    folder = tmp_path / "sys" / "net" / "ipv4"
+    folder.mkdir(parents=True)
+    (folder / "ip_local_reserved_ports").write_text(text)
+    assert sockets.reserved_ranges(str(tmp_path)) == ranges
+    assert sockets.reserved_ranges(str(tmp_path / "none")) == ()

@@ -4,9 +4,7 @@ from pathlib import Path
 import pytest
 
 from domain.errors import StartFailed
-from domain.observation import Listener
 from domain.specs import PortRequest, ServiceSpec
-from workers.runtimes import listeners
 from workers.runtimes.log_text import plain
 from workers.runtimes.process_command import DEFAULT_PATH, command_of, environment_of
 from workers.runtimes.process_logs import ProcessLogs
@@ -120,32 +118,3 @@ def test_notes_of_sizes_stay_bounded(tmp_path: Path) -> None:
 
 def test_output_is_shown_without_escapes() -> None:
     assert plain(b"a\tb\x1b[1;31mred\x1b[0m\x1b]0;title\x07\x08\r\xff") == "a\tbred\ufffd"
-
-
-def test_socket_addresses_are_read_as_the_kernel_prints_them() -> None:
-    assert listeners._address("0100007F") == "127.0.0.1"
-    assert listeners._address("00000000000000000000000001000000") == "::1"
-
-
-@pytest.mark.parametrize(
-    ("bound", "wanted", "in_the_way"),
-    [
-        ("127.0.0.1", "127.0.0.1", True),
-        ("127.0.0.1", "127.0.0.2", False),
-        ("127.0.0.1", "0.0.0.0", True),
-        ("0.0.0.0", "127.0.0.1", True),
-        ("0.0.0.0", "::1", False),
-        ("::", "127.0.0.1", True),
-        ("::1", "127.0.0.1", False),
-        ("127.0.0.1", "::", True),
-        ("::ffff:127.0.0.1", "127.0.0.1", True),
-        ("::ffff:127.0.0.1", "127.0.0.2", False),
-        ("127.0.0.1", None, True),
-    ],
-)
-def test_which_sockets_are_in_a_binds_way(bound: str, wanted: str | None, in_the_way: bool) -> None:
-    assert listeners._in_the_way(bound, wanted) is in_the_way
-
-
-def test_a_holder_of_which_nothing_is_seen_is_unknown() -> None:
-    assert listeners.holder_of(Listener("::", 1, "tcp"))["kind"] == "unknown"

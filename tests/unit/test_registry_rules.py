@@ -319,9 +319,14 @@ def test_ranges_do_not_overlap_and_are_read_in_pages(session: Session) -> None:
 
 
 def test_the_verdict_of_a_service_that_holds_its_port(session: Session) -> None:
-    service = add(session, "a", port=9500)
-    service.status, service.pid, service.started_at = "running", 7, now()
-    session.add(SeenListener(host_ip="::", port=9500, protocol="tcp", pid=7, name="nc", observed_at=now()))
+    add(session, "a", port=9500)
+    for host_ip in ("::", "0.0.0.0"):
+        session.add(
+            SeenListener(
+                host_ip=host_ip, port=9500, protocol="tcp", pid=7, name="nc", service_id="g-a", own=True,
+                observed_at=now(),
+            )
+        )  # fmt: skip
     session.flush()
     found = registry_verdicts.verdict(session, 9500)
     held = {(each["host_ip"], each["protocol"]) for each in found["entries"] if each["verdict"] == "held"}
@@ -332,8 +337,7 @@ def test_the_verdict_of_a_service_that_holds_its_port(session: Session) -> None:
         registry_verdicts.record_scan(session, at)
         session.flush()
     assert registry_verdicts.scanned_at(session) == at
-    own = registry_verdicts.verdict(session, 9500, own_ports={9500})
-    assert own["entries"][0]["holders"][0]["kind"] == "clos"
+    assert registry_verdicts.verdict(session, 9500, own_ports={9500})["allocatable"] is False
 
 
 def test_drift_is_remembered_only_outside_of_a_write(record: Record) -> None:
