@@ -14,6 +14,7 @@ from models.ports import THIS_NODE, PortClaim, PortHistory, PortLease, PortRange
 
 # Of each kind of holder so many are named, and the rest counted.
 _NAMED = 20
+_SAID = 5
 
 
 def describe(
@@ -60,11 +61,18 @@ _Named = tuple[int, list[dict[str, Any]]]
 
 
 def _words(how: str, found: _Named) -> list[str]:
+    """`3 leased by shop-api (9000, 9001), project core (9002)`; of each holder and of each one's ports the first few."""
     count, named = found
     if not count:
         return []
-    names = list(dict.fromkeys(f"{each['name']} ({each['port']})" for each in named))[:5]
-    more = f" and {count - len(names)} more" if count > len(names) else ""
+    ports_of: dict[str, list[str]] = {}
+    for each in named:
+        ports_of.setdefault(each["name"], []).append(str(each["port"]))
+    names = [
+        f"{name} ({', '.join(own[:_SAID])}{' …' if len(own) > _SAID else ''})"
+        for name, own in list(ports_of.items())[:_SAID]
+    ]
+    more = " and others" if len(ports_of) > _SAID or count > len(named) else ""
     return [f"{count} {how} by {', '.join(names)}{more}"]
 
 

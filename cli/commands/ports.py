@@ -7,6 +7,7 @@ import click
 from cli import targets
 from cli.client import segment
 from cli.command import Group
+from cli.commands.port_ranges import ranges
 from cli.errors import DONE, NOT_FOUND, CliError, holder_name
 from cli.invocation import Invocation, pass_invocation
 from cli.output import Column, inert, local_time
@@ -39,6 +40,9 @@ def ports() -> None:
     """Port ranges, leases, and who listens."""
 
 
+ports.add_command(ranges)
+
+
 @ports.command("list")
 @click.option("--project", help="Only this project's ranges and leases.")
 @click.option("--state", help="leased, listening … (commas: or).")
@@ -66,16 +70,20 @@ def list_(invocation: Invocation, project: str | None, state: str | None) -> int
 
 
 @ports.command()
-@click.argument("project")
+@click.argument("project", required=False)
 @click.option("--port", "preferred_port", type=click.IntRange(1, 65535), help="This one, if it is free.")
 @click.option("--protocol", type=click.Choice(["tcp", "udp"]), help="Default: tcp.")
 @click.option("--service", help="For this service.")
 @click.option("--ttl", type=click.IntRange(min=1), metavar="SECONDS", help="Give it back after that time.")
 @pass_invocation
-def allocate(invocation: Invocation, project: str, service: str | None, **wanted: Any) -> int:
-    """Lease a port from PROJECT's range; prints the port."""
+def allocate(invocation: Invocation, project: str | None, service: str | None, **wanted: Any) -> int:
+    """Lease a port from PROJECT's range (with --service: its group's, unless named); prints the port."""
+    if project is None and service is None:
+        raise click.UsageError("Give a PROJECT, or --service.")
     client, printer = invocation.client, invocation.printer
-    body = {"project": project, **{key: value for key, value in wanted.items() if value is not None}}
+    body = {key: value for key, value in wanted.items() if value is not None}
+    if project is not None:
+        body["project"] = project
     if service:
         body["service_id"] = targets.service(client, service)["id"]
     lease = client.post("/ports/allocate", body)
@@ -91,10 +99,10 @@ def allocate(invocation: Invocation, project: str, service: str | None, **wanted
 @click.argument("lease")
 @pass_invocation
 def release(invocation: Invocation, lease: str) -> int:
-    """Give back LEASE: a lease's id, or the port."""
+    """Give back LEASE: a lease's id, the port, or PORT/PROTOCOL."""
     client = invocation.client
     leases = client.get("/ports").get("leases") or []
-    fitting = [one for one in leases if lease in (str(one["id"]), str(one["port"]))]
+    fitting = [one for one in leases if lease in _names(one)]
     by_id = [one for one in fitting if str(one["id"]) == lease]
     if not fitting:
         raise CliError(f"there is no lease {lease!r}", NOT_FOUND, hint="clos ports list")
@@ -105,3 +113,7 @@ def release(invocation: Invocation, lease: str) -> int:
     client.delete(f"/ports/leases/{segment(str(one['id']))}")
     invocation.printer.say(f"released {one['port']}/{one['protocol']}")
     return DONE
+
+
+def _names(lease: dict[str, Any]) -> tuple[str, str, str]:
+    return str(lease["id"]), str(lease["port"]), f"{lease['port']}/{lease['protocol']}"
