@@ -61,7 +61,7 @@ _Named = tuple[int, list[dict[str, Any]]]
 
 
 def _words(how: str, found: _Named) -> list[str]:
-    """`3 leased by shop-api (9000, 9001), project core (9002)`; of each holder and of each one's ports the first few."""
+    """`3 leased by shop-api (9000, 9001), project core (9002)`, the first few of each."""
     count, named = found
     if not count:
         return []
