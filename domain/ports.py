@@ -23,6 +23,9 @@ EPHEMERAL_START = 32768
 # The engine's process that listens for a container: never the holder, the container is.
 _PROXY = "docker-proxy"
 
+# The reason where a socket is bound and does not listen: no table shows it.
+BOUND_ONLY = "bound_not_listening"
+
 Fact = Listener | Binding
 
 
@@ -238,6 +241,6 @@ def _judge_one(
         return Entry(host_ip, protocol, PortVerdict.FREE, None)
     verdict, why = probe
     if verdict == PortVerdict.HELD.value:
-        # A bind fails, and no table shows who: a socket that is bound and does not listen.
-        return Entry(host_ip, protocol, PortVerdict.HELD, "bound_not_listening", [_nobody()])
+        # A bind fails though nobody listens. A connection is no holder; a socket that is only bound is somebody's.
+        return Entry(host_ip, protocol, PortVerdict.HELD, why, [_nobody()] if why == BOUND_ONLY else [])
     return Entry(host_ip, protocol, PortVerdict(verdict), why)

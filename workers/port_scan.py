@@ -17,7 +17,7 @@ from models.ports import PortClaim
 from models.services import Service
 from workers.context import Context
 from workers.runtimes import sockets
-from workers.runtimes.bind_probe import can_bind
+from workers.runtimes.bind_probe import can_bind, hidden_reason
 from workers.runtimes.docker_bindings import Published
 from workers.runtimes.docker_engine import DockerEngine
 from workers.runtimes.host_process import HostProcess
@@ -108,13 +108,18 @@ def check(context: Context, port: int) -> dict[str, Any]:
     probes: dict[tuple[str, str], tuple[str, str | None]] = {}
     if not found.unseen:
         probes = {
-            (host_ip, protocol): can_bind(host_ip, port, protocol)
+            (host_ip, protocol): _probe(host_ip, port, protocol)
             for host_ip in decide.addresses(port, found)
             for protocol in decide.PROTOCOLS
             if not decide.in_the_way(host_ip, protocol, port, found)
         }
     with context.record.read() as session:
         return registry_verdicts.verdict(session, port, context.own_ports, found, probes)
+
+
+def _probe(host_ip: str, port: int, protocol: str) -> tuple[str, str | None]:
+    verdict, reason = can_bind(host_ip, port, protocol)
+    return verdict, hidden_reason(host_ip, port, protocol) if verdict == "held" else reason
 
 
 def holders_now(context: Context, host_ip: str, protocol: str, port: int) -> list[dict[str, Any]]:

@@ -262,8 +262,8 @@ def test_a_table_that_may_not_be_read_is_not_an_empty_one(tmp_path: Path) -> Non
 def test_netlink_and_proc_agree_on_this_host() -> None:
     with bound("127.0.0.1", 0), bound("::1", 0), bound("127.0.0.1", 0, socket.SOCK_DGRAM):
         mine = {each.inode for each in sockets.bound() if each.port}
-        asked = sockets._asked(socket.AF_INET, "tcp", 0x0A)
-        read = sockets._read("/proc/net/tcp", "tcp", 0x0A)
+        asked = sockets._asked(socket.AF_INET, "tcp", 1 << 0x0A)
+        read = sockets._read("/proc/net/tcp", "tcp", 1 << 0x0A)
 
     assert mine
     assert asked is not None

@@ -137,11 +137,14 @@ def test_a_stopped_containers_port_is_free_and_latent() -> None:
 
 
 def test_a_bind_that_met_what_no_table_shows_is_held_by_nobody_known() -> None:
-    probes = {("127.0.0.1", "tcp"): ("held", "in_use"), ("::1", "tcp"): ("free", "time_wait"),
+    probes = {("127.0.0.1", "tcp"): ("held", "bound_not_listening"), ("0.0.0.0", "tcp"): ("held", "connected"),
+              ("::1", "tcp"): ("free", "time_wait"),
               ("::1", "udp"): ("unknown", "permission_denied")}  # fmt: skip
     found = {(each.host_ip, each.protocol): each for each in judge(8000, facts(), {}, probes=probes)}
     held = found["127.0.0.1", "tcp"]
     assert (held.verdict, held.reason, held.holders[0]["kind"]) == (PortVerdict.HELD, "bound_not_listening", "unknown")
+    connected = found["0.0.0.0", "tcp"]
+    assert (connected.verdict, connected.reason, connected.holders) == (PortVerdict.HELD, "connected", [])
     assert (found["::1", "tcp"].verdict, found["::1", "tcp"].reason) == (PortVerdict.FREE, "time_wait")
     assert found["::1", "udp"].verdict is PortVerdict.UNKNOWN
     assert (found["::", "udp"].verdict, found["::", "udp"].reason) == (PortVerdict.FREE, None)

@@ -30,6 +30,23 @@ def can_bind(host_ip: str, port: int, protocol: str = "tcp") -> tuple[Verdict, s
     return verdict
 
 
+def hidden_reason(host_ip: str, port: int, protocol: str) -> str:
+    """Why a bind fails although nobody listens.
+
+    `connected`: a connection has the port as its own end, as clients get them. `time_wait`: such a connection has
+    ended, and its program had not allowed the port to be used again at once; that lasts a minute. Else
+    `bound_not_listening`: a socket that is in no table.
+    """
+    try:
+        if any(overlap(host_ip, each.host_ip) for each in sockets.connected(port, protocol)):
+            return "connected"
+        if any(overlap(host_ip, each.host_ip) for each in sockets.waiting(port, protocol)):
+            return "time_wait"
+    except sockets.SocketsUnseen:
+        pass
+    return "bound_not_listening"
+
+
 def _is_bound(host_ip: str, port: int, protocol: str) -> bool:
     try:
         return any(overlap(host_ip, each.host_ip) for each in sockets.bound(port, protocol))

@@ -10,19 +10,25 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 PROC = "/proc"
 _ALL_V4, _ALL_V6 = "0.0.0.0", "::"  # noqa: S104 - to compare with, not to bind
-# Table, family, protocol, and the state that matters: TCP that listens, UDP that is not connected.
+# Table, family, protocol.
 _TABLES = (
-    ("tcp", socket.AF_INET, "tcp", 0x0A),
-    ("tcp6", socket.AF_INET6, "tcp", 0x0A),
-    ("udp", socket.AF_INET, "udp", 0x07),
-    ("udp6", socket.AF_INET6, "udp", 0x07),
+    ("tcp", socket.AF_INET, "tcp"),
+    ("tcp6", socket.AF_INET6, "tcp"),
+    ("udp", socket.AF_INET, "udp"),
+    ("udp6", socket.AF_INET6, "udp"),
 )
+_ESTABLISHED, _TIME_WAIT, _CLOSE, _LISTEN = 1, 6, 7, 10
+# By protocol, as bits: TCP that listens, UDP that is not connected.
+_BOUND = {"tcp": 1 << _LISTEN, "udp": 1 << _CLOSE}
+# What else has a port of this host as its own end.
+_CONNECTED = {"tcp": 0xFFF & ~(1 << _LISTEN | 1 << _TIME_WAIT | 1 << _CLOSE), "udp": 1 << _ESTABLISHED}
+_WAITING = {"tcp": 1 << _TIME_WAIT, "udp": 0}
 _NETLINK_SOCK_DIAG = 4
 _BY_FAMILY, _ERROR, _DONE = 20, 2, 3
 _REQUEST_DUMP = 0x301
@@ -53,32 +59,46 @@ def bound(port: int | None = None, protocol: str | None = None, proc: str = PROC
     Raises:
         SocketsUnseen: the tables cannot be read.
     """
+    return _in_states(_BOUND, port, protocol, proc)
+
+
+def connected(port: int, protocol: str, proc: str = PROC) -> list[Socket]:
+    """Every connection whose end on this host has that port. Raises SocketsUnseen."""
+    return _in_states(_CONNECTED, port, protocol, proc)
+
+
+def waiting(port: int, protocol: str, proc: str = PROC) -> list[Socket]:
+    """Every connection that has ended and whose port the kernel keeps a minute longer. Raises SocketsUnseen."""
+    return _in_states(_WAITING, port, protocol, proc)
+
+
+def _in_states(states: Mapping[str, int], port: int | None, protocol: str | None, proc: str) -> list[Socket]:
     found: list[Socket] = []
     missing = []
-    for table, family, kind, state in _TABLES:
-        if protocol not in (None, kind):
+    for table, family, kind in _TABLES:
+        if protocol not in (None, kind) or not states[kind]:
             continue
-        rows = _asked(family, kind, state) if proc == PROC else None
+        rows = _asked(family, kind, states[kind]) if proc == PROC else None
         if rows is None:
-            rows = _read(f"{proc}/net/{table}", kind, state)
+            rows = _read(f"{proc}/net/{table}", kind, states[kind])
         if rows is None:
             missing.append(table)
         else:
             found += rows if port is None else [each for each in rows if each.port == port]
     # IPv6 that is off has no table; neither of both is a system that does not show them.
-    wanted = [kind for kind in ("tcp", "udp") if protocol in (None, kind)]
+    wanted = [kind for kind in ("tcp", "udp") if protocol in (None, kind) and states[kind]]
     if any({kind, f"{kind}6"} <= set(missing) for kind in wanted):
         raise SocketsUnseen(errno.ENOENT, f"the kernel's socket tables cannot be read: {proc}/net has none")
     return found
 
 
-def _asked(family: int, protocol: str, state: int) -> list[Socket] | None:
+def _asked(family: int, protocol: str, states: int) -> list[Socket] | None:
     """What netlink answers; None where it does not (not built in, or forbidden)."""
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking:
             asking.settimeout(_ANSWER_LIMIT_S)
             number = socket.IPPROTO_TCP if protocol == "tcp" else socket.IPPROTO_UDP
-            request = _REQUEST.pack(family, number, 0, 0, 1 << state, bytes(48))
+            request = _REQUEST.pack(family, number, 0, 0, states, bytes(48))
             asking.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUEST_DUMP, 1, 0) + request)
             return list(_messages(asking, protocol))
     except OSError:
@@ -120,7 +140,7 @@ def _is_v6_only(attributes: bytes) -> bool:
     return False
 
 
-def _read(path: str, protocol: str, state: int) -> list[Socket] | None:
+def _read(path: str, protocol: str, states: int) -> list[Socket] | None:
     """A table of `/proc/net`; None if there is none."""
     try:
         with open(path, encoding="ascii") as file:
@@ -131,16 +151,15 @@ def _read(path: str, protocol: str, state: int) -> list[Socket] | None:
         raise SocketsUnseen(
             refusal.errno, f"the kernel's socket tables cannot be read: {path}: {refusal.strerror}"
         ) from refusal
-    wanted = f"{state:02X}"
     rows = []
     for line in lines:
         part = line.split(None, 10)
         address, _, number = part[1].rpartition(":")
-        if part[3] == wanted and number != "0000":
+        if 1 << int(part[3], 16) & states and number != "0000":
             rows.append(Socket(_address(address), int(number, 16), protocol, int(part[7]), int(part[9])))
     if not path.endswith("6"):
         return rows
-    alone = {each.port for each in _read(path.removesuffix("6"), protocol, state) or ()}
+    alone = {each.port for each in _read(path.removesuffix("6"), protocol, states) or ()}
     dual = [each for each in rows if each.host_ip == _ALL_V6 and each.port not in alone]
     return rows + [each._replace(host_ip=_ALL_V4) for each in dual]
 
