@@ -25,6 +25,7 @@ _PROXY = "docker-proxy"
 
 # The reason where a socket is bound and does not listen: no table shows it.
 BOUND_ONLY = "bound_not_listening"
+_HIDDEN = "run CLOS as root to see it, unless it is the kernel's own"
 
 Fact = Listener | Binding
 
@@ -109,7 +110,7 @@ def holder(fact: Fact, names: Mapping[str, str], own_ports: Collection[int] = ()
     """Who that is (interface.md, Holder). Facts that are not known are None; `names` maps service ids to names.
 
     Beyond the contract: `parents`, the process's ancestors, nearest first, and `start_ticks`, which with the pid
-    tells a process from all others of this boot.
+    tells a process from all others of this boot; a `hint` where its process cannot be seen.
     """
     return _container_holder(fact, names) if isinstance(fact, Binding) else _listener_holder(fact, names, own_ports)
 
@@ -159,7 +160,7 @@ def _listener_holder(fact: Listener, names: Mapping[str, str], own_ports: Collec
         return known | {"kind": "container", "name": fact.container_name or fact.container_id[:12]}
     if fact.own or (fact.port in own_ports and fact.protocol == "tcp"):
         return known | {"kind": "clos", "name": fact.name or "clos", "own": True}
-    return known | {"kind": "unknown" if fact.pid is None else "process"}
+    return known | ({"kind": "unknown", "hint": _HIDDEN} if fact.pid is None else {"kind": "process"})
 
 
 def _nobody() -> dict[str, Any]:

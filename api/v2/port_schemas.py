@@ -81,6 +81,7 @@ class HolderSchema(Schema):
     own = fields.Boolean(required=True)
     start_ticks = fields.Integer(allow_none=True)
     parents = fields.List(fields.Nested(ParentSchema))
+    hint = fields.String()
 
 
 class EntrySchema(Schema):
