@@ -285,7 +285,7 @@ def undo(session: Session, row: PortConflict, *, initiated_by: str, own_ports: C
                 holder=held.facts.get("holder"),
             ) from held
     moved = {str(each["service_id"]) for each in restores}
-    services = _managed(session, moved | set(resolved_specs.referencing(session, moved)))
+    services = _managed(session, moved | set(resolved_specs.referencing(session, moved, by_host_port=True)))
     locked = sorted(moved | up(session, services))
     targets = [service_target(each) for each in locked]
     subject = next(iter(moved)) if len(moved) == 1 else None

@@ -17,7 +17,7 @@ from domain.observation import PortFacts
 from domain.specs import RuntimeKind
 from domain.states import UP, Desired
 from domain.strategies import Move, Situation
-from models import events, registry_ports, resolved_specs
+from models import events, registry_ports, registry_verdicts, resolved_specs
 from models.base import now, written
 from models.groups import Group
 from models.ports import PortClaim, PortConflict, PortLease, PortRange
@@ -103,7 +103,7 @@ def is_current(session: Session, facts: PortFacts | None, own_ports: Collection[
     """Whether `refresh` would change nothing: most looks find what the last one found."""
     kept = {key_of(row): _shown_facts(row) for row in open_ones(session)}
     found = decide.detect(world(session, facts, own_ports))
-    return kept == {each.key: (list(each.claimants), _plain(each.holder), each.detail) for each in found}
+    return kept == {each.key: (list(each.claimants), _plain(session, each.holder), each.detail) for each in found}
 
 
 def keep(session: Session, found: Iterable[Found], own_ports: Collection[int] = ()) -> Changes:
@@ -118,7 +118,7 @@ def keep(session: Session, found: Iterable[Found], own_ports: Collection[int] = 
         if row is None:
             opened.append(_begin(session, each, at))
         else:
-            row.claimants, row.holder, row.detail = list(each.claimants), _plain(each.holder), each.detail
+            row.claimants, row.holder, row.detail = list(each.claimants), _plain(session, each.holder), each.detail
     session.flush()
     for row in [*opened, *(row for key, row in kept.items() if key in seen)]:
         row.options = strategies.options(situation(session, row, own_ports))
@@ -154,8 +154,9 @@ def add(session: Session, found: Found, own_ports: Collection[int] = ()) -> Port
     return row
 
 
-def _plain(holder: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if holder is None else dict(holder)
+def _plain(session: Session, holder: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A holder as it is kept: with the time at which its process began."""
+    return None if holder is None else registry_verdicts.dated(session, [dict(holder)])[0]
 
 
 def _shown_facts(row: PortConflict) -> tuple[list[str], dict[str, Any] | None, str | None]:
@@ -170,7 +171,7 @@ def _begin(session: Session, each: Found, at: datetime) -> PortConflict:
         host_ip=each.host_ip,
         protocol=each.protocol,
         claimants=list(each.claimants),
-        holder=_plain(each.holder),
+        holder=_plain(session, each.holder),
         detail=each.detail,
         detected_at=at,
     )
@@ -309,7 +310,7 @@ def situation(
             session, each, found, frozenset({*avoid, *own_ports, found.port, *(m.to_port or 0 for m in moves)})
         )
     ids = {*found.claimants, *filter(None, [(found.holder or {}).get("service_id")])}
-    referring = resolved_specs.referencing(session, ids)
+    referring = resolved_specs.referencing(session, ids, by_host_port=True)
     up = set(session.scalars(select(Service.id).where(Service.id.in_({*ids, *referring}), Service.status.in_(_UP))))
     dependents = {
         provider: sorted(c for c, providers in referring.items() if provider in providers and c in up and c != provider)

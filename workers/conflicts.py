@@ -16,7 +16,7 @@ from domain.resolving import Decision, decide, decision_of, plan_resolution, pol
 from domain.states import OperationStatus
 from domain.strategies import Move, Resolution, Situation, Strategy
 from models import conflict_requests, registry_conflicts, resolved_specs
-from models.conflict_requests import UNDO
+from models.conflict_requests import RESOLVE, UNDO
 from models.operations import Operation
 from models.port_moves import UndoImpossible
 from models.ports import PortClaim, PortConflict
@@ -141,7 +141,9 @@ def _undo(context: Context, conflict_id: int) -> Decision:
         if not restores:
             raise UndoImpossible("it was undone already", conflict_id=conflict_id)
         moved = {str(each["service_id"]) for each in restores}
-        followers = [each for each in resolved_specs.referencing(session, moved) if each not in moved]
+        followers = [
+            each for each in resolved_specs.referencing(session, moved, by_host_port=True) if each not in moved
+        ]
         up = conflict_requests.up(session, [*moved, *followers])
     return Decision(restarts=tuple(sorted(up)), restore=tuple(restores))
 
@@ -230,4 +232,4 @@ def _ignore(context: Context, operation: Operation) -> None:
             )
 
 
-WORK = {"conflict.scan": scan, "conflict.resolve": settle, "conflict.undo": settle}
+WORK = {RESOLVE: settle, UNDO: settle}

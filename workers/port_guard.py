@@ -110,7 +110,7 @@ class PortGuard:
         if not moved:
             return
         with self._context.record.write() as session:
-            referring = resolved_specs.referencing(session, moved)
+            referring = resolved_specs.referencing(session, moved, by_host_port=True)
             outside = sorted(each for each in referring if each not in self._services)
             restart = [
                 each

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from domain import strategies
-from domain.errors import ClosError, HolderChanged, PortHeld, StartFailed
+from domain.errors import HolderChanged, PortHeld, StartFailed
 from domain.planning import Action, Step
 from domain.resolving import Decision, target_of
 from domain.specs import ServiceSpec
@@ -19,9 +19,11 @@ from models import operations, port_moves, registry, registry_conflicts
 from models.base import now
 from models.groups import Group
 from models.ports import PortConflict
+from workers import port_scan
 from workers.claims import Claim
 from workers.context import Context
-from workers.runtimes import listeners, termination
+from workers.runtimes import termination
+from workers.runtimes.bind_probe import can_bind
 from workers.runtimes.docker_engine import DockerEngine
 from workers.runtimes.fence import before_effect
 
@@ -65,7 +67,7 @@ class PortSteps:
         moves = self._decision.moves_of(spec.id)
         for move in moves:
             host_ip = next((p.host_ip for p in spec.ports if p.host_port == move.from_port), "")
-            refuse_held(move.to_port or 0, move.protocol, host_ip)
+            refuse_held(self._context, move.to_port or 0, move.protocol, host_ip)
         with self._context.record.write() as session:
             operations.held(session, self._claim.operation_id, self._claim.fence)
             service = registry.get(session, spec.id)
@@ -88,7 +90,7 @@ class PortSteps:
     def _restore(self, service_id: str) -> None:
         restores = [each for each in self._decision.restore if each["service_id"] == service_id]
         for each in restores:
-            refuse_held(int(each["from_port"]), str(each["protocol"]), str(each.get("host_ip") or ""))
+            refuse_held(self._context, int(each["from_port"]), str(each["protocol"]), str(each.get("host_ip") or ""))
         with self._context.record.write() as session:
             operations.held(session, self._claim.operation_id, self._claim.fence)
             for each in restores:
@@ -157,23 +159,18 @@ def _is_move(shown: Mapping[str, Any], move: Move) -> bool:
     return (shown.get("service_id"), shown.get("from_port")) == (move.service_id, move.from_port)
 
 
-def refuse_held(port: int, protocol: str, host_ip: str) -> None:
+def refuse_held(context: Context, port: int, protocol: str, host_ip: str) -> None:
     """A last look before a service is given a port.
 
     Raises:
         PortHeld: a bind to it fails now.
     """
-    verdict, _reason = listeners.can_bind(host_ip, port, protocol)
-    if verdict != "held":
+    if is_free(port, protocol, host_ip):
         return
-    found = listeners.holders(port, protocol, host_ip or None)
+    found = port_scan.holders_now(context, host_ip, protocol, port)
     raise PortHeld(port, protocol, host_ip, found[0] if found else None)
 
 
 def is_free(port: int, protocol: str, host_ip: str) -> bool:
-    """Whether a bind to it would succeed now."""
-    try:
-        refuse_held(port, protocol, host_ip)
-    except ClosError:
-        return False
-    return True
+    """Whether a bind to it is not sure to fail now."""
+    return can_bind(host_ip, port, protocol)[0] != "held"

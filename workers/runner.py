@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -33,6 +34,7 @@ from models.groups import Group
 from models.operations import Operation
 from models.record import Record
 from models.services import Service
+from workers import port_scan
 from workers.claims import Claim
 from workers.context import Context
 from workers.executor import Executor, Outcome
@@ -150,6 +152,7 @@ def carry(
         claim,
         journal.note,
         lambda: context.claims.verify(claim),
+        partial(port_scan.holders_now, context),
         stop_timeout_s=_seconds(parameters.get("timeout")) if operation.type.endswith(".stop") else None,
         port_steps=PortSteps(
             context, claim, decision, lambda: steps.replace(read_subject(context.record, ids).by_id)

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from domain.errors import PortHeld, StartFailed, TimedOut
+from domain.errors import PortHeld, StartFailed, TimedOut, Unhealthy
 from domain.observation import Instance
 from domain.planning import Action, Step
 from domain.specs import RuntimeKind, ServiceSpec
@@ -15,7 +16,7 @@ from workers.claims import Claim
 from workers.observer import Observer
 from workers.port_steps import PortSteps
 from workers.readiness import Readiness
-from workers.runtimes import fence, listeners
+from workers.runtimes import fence
 from workers.runtimes.protocol import Runtime
 
 _NOTE_EVERY_S = 0.5
@@ -41,6 +42,7 @@ class Steps:
         claim: Claim,
         note: Callable[[Step, str], None],
         verify: Callable[[], None],
+        holders: Callable[[str, str, int], list[dict[str, Any]]],
         stop_timeout_s: float | None = None,
         port_steps: PortSteps | None = None,
     ) -> None:
@@ -51,6 +53,7 @@ class Steps:
         self._claim = claim
         self._note = note
         self._verify = verify
+        self._holders = holders
         self._stop_timeout_s = stop_timeout_s
 
     def run(self, step: Step, deadline: float) -> Done:
@@ -67,6 +70,8 @@ class Steps:
             return Done()
         spec = self._specs[step.target]
         runtime = self._runtime(spec)
+        if step.action in (Action.CREATE, Action.START):
+            _refuse_unresolved(spec)
         actions: dict[Action, Callable[[], Done]] = {
             Action.PULL: lambda: self._prepare(step, spec, runtime, deadline),
             Action.BUILD: lambda: self._prepare(step, spec, runtime, deadline),
@@ -128,27 +133,38 @@ class Steps:
             instance = runtime.start(spec)
             return Done(instance, HealthStatus.STARTING if spec.health_check else HealthStatus.NONE, spec.references)
         except PortHeld as held:
-            if held.holder is not None:
+            if held.holder is not None and held.holder.get("kind") != "unknown":
                 raise
-            raise PortHeld(held.port, held.protocol, held.host_ip, _holder(held)) from held
+            found = self._holders(held.host_ip, held.protocol, held.port)
+            raise PortHeld(held.port, held.protocol, held.host_ip, found[0] if found else None) from held
 
     def _wait(self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
         try:
             instance, health = Readiness(spec, runtime, self._observer, self._claim).wait(step, deadline)
-        except StartFailed as ended:
-            raise self._bind_failure(spec) or ended from ended
+        except (StartFailed, TimedOut, Unhealthy) as ended:
+            raise self._stranger(spec, runtime) or ended from ended
+        if (held := self._stranger(spec, runtime, instance)) is not None:
+            raise held
         return Done(instance, health)
 
-    @staticmethod
-    def _bind_failure(spec: ServiceSpec) -> PortHeld | None:
-        """A process that ended because its port was taken meanwhile: the holder is the cause worth naming."""
-        if spec.runtime is not RuntimeKind.PROCESS:
+    def _stranger(self, spec: ServiceSpec, runtime: Runtime, instance: Instance | None = None) -> PortHeld | None:
+        """Somebody else who has a port of a process service: the cause that is worth naming, whatever the wait said.
+
+        A probe is answered by whoever listens. One that does not end when it cannot bind is ended here, so that it does
+        not stay behind without its port. Who came after it may be a child of its own that left its session.
+        """
+        if spec.runtime is not RuntimeKind.PROCESS or runtime.kind != RuntimeKind.PROCESS.value:
             return None
         for port in spec.ports:
-            if port.host_port is None:
+            found = self._holders(port.host_ip, port.protocol, port.host_port) if port.host_port is not None else []
+            if not found or any(each.get("service_id") == spec.id for each in found):
                 continue
-            if found := listeners.holders(port.host_port, port.protocol, port.host_ip):
-                return PortHeld(port.host_port, port.protocol, port.host_ip, found[0])
+            if instance is not None and not all(_was_there_before(each, instance) for each in found):
+                continue
+            if self._observer.instance(spec, max_age_s=0.0).alive:
+                runtime.stop(spec, spec.stop_timeout_s)
+                self._observer.changed(runtime.kind)
+            return PortHeld(port.host_port or 0, port.protocol, port.host_ip, found[0])
         return None
 
     def _stop(self, spec: ServiceSpec, runtime: Runtime) -> Done:
@@ -161,6 +177,14 @@ class Steps:
         return Done(Instance(spec.id))
 
 
-def _holder(held: PortHeld) -> Mapping[str, Any] | None:
-    found = listeners.holders(held.port, held.protocol, held.host_ip or None)
-    return found[0] if found else None
+def _refuse_unresolved(spec: ServiceSpec) -> None:
+    """Raises: StartFailed: a reference of it means nothing; only rows that were written past the registry have such."""
+    for text, reason in spec.unresolved.items():
+        raise StartFailed(
+            f"{spec.id} refers to {text}: {reason}", hint="correct its definition", service_id=spec.id, reference=text
+        )
+
+
+def _was_there_before(holder: Mapping[str, Any], instance: Instance) -> bool:
+    began = holder.get("started_at")
+    return bool(began) and instance.started_at is not None and datetime.fromisoformat(str(began)) < instance.started_at

@@ -120,7 +120,7 @@ def _port(clos: Rig) -> int:
 
 def _round(clos: Rig, number: int, dice: random.Random, whole_s: float, on_conflict: str, docker: bool) -> Round:
     port = _port(clos)
-    address = dice.choice(["127.0.0.1", "0.0.0.0", "::"])  # noqa: S104 - a stranger may bind what it likes
+    address = dice.choice(["127.0.0.1", "0.0.0.0", "::"])
     with stranger() as other:
         began = time.monotonic()
         operation_id = clos.ask("start", "race", on_conflict=on_conflict)
@@ -148,7 +148,11 @@ def _wrong(done: Round, operation: Operation, stranger_pid: int) -> list[str]:
     if not done.won:
         return [f"it failed although nobody had its port: {error}"]
     named = (error.get("holder") or {}).get("pid")
-    return [] if error.get("code") == "port_held" and named == stranger_pid else [f"it does not name {stranger_pid}: {error}"]
+    return (
+        []
+        if error.get("code") == "port_held" and named == stranger_pid
+        else [f"it does not name {stranger_pid}: {error}"]
+    )
 
 
 def _left_behind(clos: Rig, operation: Operation, docker: bool) -> list[str]:

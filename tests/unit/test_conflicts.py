@@ -47,7 +47,8 @@ def test_two_services_that_claim_one_port_are_a_duplicate_which_names_who_has_th
     (found,) = detect(world(API, Claim("other-api", 9311, leased=False)))
 
     assert (found.kind, found.claimants) == (ConflictKind.DUPLICATE_CLAIM, ("other-api", "shop-api"))
-    assert found.holder is not None and found.holder["service_id"] == "shop-api"
+    assert found.holder is not None
+    assert found.holder["service_id"] == "shop-api"
     assert "shop-api has the lease" in found.detail
 
 
@@ -92,7 +93,8 @@ def test_the_workers_of_a_pre_fork_server_are_one_conflict_that_names_their_pare
     children = [stranger(pid=100 + n, name="nginx", parents=((100, "nginx"), (1, "init"))) for n in range(1, 5)]
     (found,) = detect(world(API, seen=facts(*children, parent)))
 
-    assert found.holder is not None and found.holder["pid"] == 100
+    assert found.holder is not None
+    assert found.holder["pid"] == 100
 
 
 def test_a_running_foreign_container_is_the_holder_and_a_stopped_one_a_latent_claim():
@@ -100,8 +102,10 @@ def test_a_running_foreign_container_is_the_holder_and_a_stopped_one_a_latent_cl
     (stopped,) = detect(world(API, seen=facts(container(running=False))))
 
     assert (running.kind, stopped.kind) == (ConflictKind.FOREIGN_CONTAINER, ConflictKind.LATENT_CLAIM)
-    assert running.holder is not None and running.holder["name"] == "theirs"
-    assert stopped.holder is not None and stopped.holder["running"] is False
+    assert running.holder is not None
+    assert running.holder["name"] == "theirs"
+    assert stopped.holder is not None
+    assert stopped.holder["running"] is False
 
 
 def test_an_instance_of_ours_on_a_port_that_is_another_ones_is_a_stray():
