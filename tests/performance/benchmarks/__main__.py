@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.conftest import missing
-from tests.performance.benchmarks import group_start, pick_up, start_up
+from tests.performance.benchmarks import group_start, pick_up, port_scan, start_up
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -19,7 +19,12 @@ def main() -> int:
     words = argparse.ArgumentParser(prog="python -m tests.performance.benchmarks")
     words.add_argument("--only", default="")
     asked = words.parse_args()
-    every = {"start_up": start_up.measure, "pick_up": pick_up.measure, "group_start": group_start.measure}
+    every = {
+        "start_up": start_up.measure,
+        "pick_up": pick_up.measure,
+        "group_start": group_start.measure,
+        "port_scan": port_scan.measure,
+    }
     found: dict[str, object] = {
         "machine": f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -27,7 +32,7 @@ def main() -> int:
     for name, measure in every.items():
         if asked.only not in name:
             continue
-        if name == "group_start" and (why := missing("docker")):
+        if name in ("group_start", "port_scan") and (why := missing("docker")):
             print(f"{name}: left out, {why}")
             continue
         found[name] = measure()
