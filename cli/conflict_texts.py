@@ -23,8 +23,8 @@ STEPS: list[Column] = [
     ("AFTER", lambda step: ", ".join(step.get("depends_on") or [])),
     ("WHY", lambda step: step.get("cause")),
 ]
-# It only warns: nothing fails for it.
-WARNING = "out_of_range"
+# These only warn: nothing fails for them.
+WARNINGS = frozenset({"out_of_range", "reserved"})
 
 
 def where(one: Mapping[str, Any]) -> str:
@@ -82,20 +82,25 @@ def say_plan(printer: Printer, ended: Operation) -> None:
     printer.table(plan["steps"], STEPS)
 
 
+def settled_by(client: Client, operation: Operation) -> list[dict[str, Any]]:
+    """The conflicts that an operation has resolved, the first one first."""
+    if not any(step.get("action") in ("migrate_port", "terminate", "stop") for step in operation.get("steps") or []):
+        return []
+    events = client.get("/events", type="port.conflict_resolved", limit=50)["items"]
+    found = [event.get("data") or {} for event in events]
+    mine = [one for one in found if (one.get("resolution") or {}).get("operation_id") == operation["id"]]
+    return mine[::-1]
+
+
 def resolved_by(client: Client, operation: Operation) -> list[str]:
     """What an operation did about conflicts, a line each, with the way back where there is one."""
-    if not any(step.get("action") in ("migrate_port", "terminate") for step in operation.get("steps") or []):
-        return []
     lines = []
-    for event in client.get("/events", type="port.conflict_resolved", limit=50)["items"]:
-        one = event.get("data") or {}
-        done = one.get("resolution") or {}
-        if done.get("operation_id") != operation["id"]:
-            continue
+    for one in settled_by(client, operation):
+        done = one["resolution"]
+        text = f"port {where(one)} was held by {held_by(one) or 'another'}"
         if done.get("to_port"):
-            who = ", ".join(one.get("claimants") or [])
-            text = f"port {where(one)} was held by {held_by(one) or 'another'}: {who} moved to {done['to_port']}"
-            lines.append(f"{text} (back: clos conflicts undo {one.get('id')})")
+            moved = f"{', '.join(one.get('claimants') or [])} moved to {done['to_port']}"
+            lines.append(f"{text}: {moved} (back: clos conflicts undo {one.get('id')})")
         else:
-            lines.append(f"port {where(one)} was freed: {done.get('strategy')}")
-    return lines[::-1]
+            lines.append(f"{text} and is free now ({done.get('strategy')})")
+    return lines

@@ -13,7 +13,7 @@ from cli.output import inert
 from cli.questions import Entry, ask_confirmation, ask_port, choose, entry_of
 from cli.watching import WAIT_S, conclude, quietly, watch
 
-_LOOK_S = 60.0
+SCAN_S = 60.0
 _MIGRATE, _CHANGE, _STOP, _KILL, _IGNORE = "migrate_service", "change_port", "stop_container", "kill_process", "ignore"
 # What stands in front of an option's own description.
 _NAMES = {
@@ -23,6 +23,17 @@ _NAMES = {
     _IGNORE: "leave it as it is",
 }
 _WHICH, _ANALYSE, _SKIP = "which", "analyse", "skip"
+
+
+def look(invocation: Invocation) -> None:
+    """Look afresh, so that nothing is decided on what is gone. Who may not ask for that goes by the last look."""
+    try:
+        asked = invocation.client.post("/conflicts/scan")
+    except ApiError as refused:
+        if refused.status != 403:
+            raise
+        return
+    quietly(invocation, asked, SCAN_S)
 
 
 def carry_out(invocation: Invocation, path: str, body: Mapping[str, Any]) -> int:
@@ -69,7 +80,7 @@ class Session:
             return CONFLICT
         if what == _ANALYSE:
             port = conflict["port"]
-            ended = quietly(self._invocation, self._invocation.client.post(f"/ports/{port}/check"), _LOOK_S)
+            ended = quietly(self._invocation, self._invocation.client.post(f"/ports/{port}/check"), SCAN_S)
             show_verdict(self._invocation, ended.get("result") or {}, port)
             return None
         option = options[0]
@@ -99,7 +110,7 @@ class Session:
             body["confirm"] = option["confirm"]
         path = f"/conflicts/{conflict['id']}/resolve"
         if strategy != _IGNORE:
-            planned = quietly(self._invocation, self._invocation.client.post(path, body | {"dry_run": True}), _LOOK_S)
+            planned = quietly(self._invocation, self._invocation.client.post(path, body | {"dry_run": True}), SCAN_S)
             say_plan(self._invocation.printer, planned)
         if not self._agreed(option):
             return None

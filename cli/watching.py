@@ -1,10 +1,13 @@
 """Watching an operation to its end: progress, its question where a person can answer, and how it ended."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from cli import questions
 from cli.client import segment
-from cli.errors import DONE, INTERRUPTED, TIMED_OUT, CliError, of_operation
+from cli.errors import CONFLICT, DONE, INTERRUPTED, TIMED_OUT, CliError, of_operation
 from cli.invocation import Invocation
 from cli.live import FINAL, Operation, Watch, asks
 from cli.progress import facts, reason, title, view
@@ -105,9 +108,16 @@ def conclude(invocation: Invocation, operation: Operation) -> int:
     invocation.printer.error(
         f"{title(operation)} failed: {reason(error) or 'no reason given'}",
         lines=[*lines, f"operation: {operation['id']}"],
-        hint=str(error.get("hint") or ""),
+        hint=_hint(error),
     )
     return of_operation(error)
+
+
+def _hint(error: Mapping[str, Any]) -> str:
+    hint = str(error.get("hint") or "")
+    if of_operation(error) != CONFLICT or "clos resolve" in hint:
+        return hint
+    return f"{hint}; or choose what to do: clos resolve" if hint else "clos resolve"
 
 
 def _failed_steps(operation: Operation) -> list[str]:

@@ -188,11 +188,12 @@ class StandIn:
     def _settle(self, one: dict[str, Any]) -> None:
         """What an operation on conflicts leaves behind."""
         asked = one.get("parameters") or {}
-        if one["type"] != "conflict.resolve" or asked.get("dry_run"):
+        starts = one["type"] == "group.start" and asked.get("on_conflict") == "migrate"
+        if asked.get("dry_run") or not (starts or one["type"] == "conflict.resolve"):
             return
         mine = one.get("conflict_id")
         for each in self.conflicts.values():
-            automatic = mine is None and each["kind"] != "out_of_range"
+            automatic = mine is None and each["kind"] not in ("out_of_range", "reserved")
             if each["status"] != "active" or not (automatic or each["id"] == mine):
                 continue
             moved = asked.get("strategy", "migrate_service") in ("migrate_service", "change_port")

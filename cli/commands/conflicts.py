@@ -9,10 +9,10 @@ from cli.conflict_texts import COLUMNS, KINDS, WIDE, held_by, resolution, where
 from cli.errors import DONE
 from cli.invocation import Invocation, pass_invocation
 from cli.output import Column, inert, local_time
+from cli.resolving import SCAN_S, look
 from cli.watching import WAIT_S, conclude, quietly, watch
 
 STATUSES = ("active", "ignored", "resolved")
-SCAN_S = 60.0
 _OPTIONS: list[Column] = [
     ("STRATEGY", lambda one: one.get("strategy")),
     ("RISK", lambda one: one.get("risk_level")),
@@ -107,6 +107,7 @@ def scan(invocation: Invocation) -> int:
 def undo(invocation: Invocation, conflict_id: int, no_wait: bool) -> int:
     """Take a migration back: the service gets its old port again, and what refers to it follows."""
     printer = invocation.printer
+    look(invocation)  # whoever had the old port may be gone
     asked = invocation.client.post(f"/conflicts/{conflict_id}/undo")
     if no_wait:
         printer.data(str(asked["id"]))

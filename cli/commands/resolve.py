@@ -5,12 +5,11 @@ from typing import Any
 import click
 
 from cli.command import Command
-from cli.commands.conflicts import SCAN_S
-from cli.conflict_texts import WARNING, say_plan, where
+from cli.conflict_texts import WARNINGS, say_plan, where
 from cli.errors import CONFLICT, DONE, USAGE, CliError
 from cli.invocation import Invocation, pass_invocation
 from cli.output import inert
-from cli.resolving import Session, carry_out
+from cli.resolving import SCAN_S, Session, carry_out, look
 from cli.watching import quietly
 
 STRATEGIES = ("migrate_service", "change_port", "stop_container", "kill_process", "ask", "ignore")
@@ -85,7 +84,7 @@ def _show(invocation: Invocation, path: str, body: dict[str, Any]) -> int:
 
 def _automatic(invocation: Invocation, how: dict[str, Any]) -> int:
     """All of them by policy: planned, shown, and done after a yes."""
-    _look(invocation)
+    look(invocation)
     body = {"max_risk": how["max_risk"] or "low"}
     if how["dry_run"]:
         return _show(invocation, "/conflicts/resolve", body)
@@ -101,7 +100,7 @@ def _automatic(invocation: Invocation, how: dict[str, Any]) -> int:
 
 def _by_questions(invocation: Invocation, conflict_id: int | None) -> int:
     """One after the other, each as its person says."""
-    _look(invocation)
+    look(invocation)
     session = Session(invocation)
     if conflict_id is not None:
         return session.settle(invocation.client.get(f"/conflicts/{conflict_id}"))
@@ -116,13 +115,9 @@ def _by_questions(invocation: Invocation, conflict_id: int | None) -> int:
     return _rest(invocation)
 
 
-def _look(invocation: Invocation) -> None:
-    quietly(invocation, invocation.client.post("/conflicts/scan"), SCAN_S)
-
-
 def _left(invocation: Invocation) -> list[dict[str, Any]]:
     """Active conflicts, mere warnings left out."""
-    return [one for one in invocation.client.pages("/conflicts") if one.get("kind") != WARNING]
+    return [one for one in invocation.client.pages("/conflicts") if one.get("kind") not in WARNINGS]
 
 
 def _rest(invocation: Invocation) -> int:

@@ -1,14 +1,8 @@
 """`clos demo`: the main job on the sample group, with one port taken on purpose."""
 
-import contextlib
-import re
 import shutil
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -17,23 +11,25 @@ from cli.client import Client
 from cli.command import Command
 from cli.commands.operate import address
 from cli.commands.status import COLUMNS
+from cli.conflict_texts import held_by, resolution, settled_by
 from cli.definitions import read_group
-from cli.errors import CONFLICT, DONE, FAILED, ApiError, CliError
+from cli.errors import DONE, FAILED, ApiError, CliError
 from cli.invocation import Invocation, pass_invocation
 from cli.live import Operation
+from cli.local.stage import fetch, move, moves, squatter
 from cli.output import inert
+from cli.resolving import look
 from cli.watching import conclude, watch
 
 GROUP = "shop"
 _START_S = 120.0
 _HEALTHY_S = 20.0
-_RANGE = range(9320, 9400)
 
 
 @click.command(cls=Command)
 @pass_invocation
 def demo(invocation: Invocation) -> int:
-    """See the main job on a sample group: order, progress, a taken port, and how it is freed.
+    """See the main job on a sample group: order, progress, a taken port, who moves for it, and the way back.
 
     Brings CLOS up in the background if it does not run, and leaves everything running. A second run finds all of it
     running and changes nothing.
@@ -78,9 +74,9 @@ class _Scene:
             if missing.status != 404:
                 raise
         body = read_group(str(file))
-        for old, new in _moves(body).items():
+        for old, new in moves(body).items():
             self.tell(f"port {old} is taken on this machine; the demo uses {new}")
-            _move(body, old, new)
+            move(body, old, new)
         for service in body["services"]:
             if not shutil.which(service["command"][0]):
                 service["command"][0] = sys.executable
@@ -100,30 +96,62 @@ class _Scene:
         return bool(found) and all(_is_healthy(one) for one in found)
 
     def start_with_a_taken_port(self) -> bool:
-        """Show what a start does when somebody else has a port of it; left out where something runs already.
+        """Show what a start does when somebody else has a port of it, and the way back; left out where something runs.
 
-        False: it failed for another reason.
+        False: it failed.
         """
         found = {one["name"]: one for one in self.services()}
         taken = found.get("api")
         if taken is None or any(one.get("status") != "stopped" for one in found.values()):
             return True
         port = taken["ports"][0]["host_port"]
-        with _squatter(port) as pid:
+        with squatter(port) as pid:
             self.title(f"A stranger (pid {pid}) has taken port {port}, which api needs. Starting {GROUP}:")
-            ended = self._start()
-            if conclude(self._invocation, ended) not in (DONE, CONFLICT):
+            ended = self._start(on_conflict="migrate")
+            if conclude(self._invocation, ended) != DONE or not self._is_well():
                 return False
-            if ended["status"] == "failed":
-                self.tell("The start failed and says who is to blame. What did not depend on that port is running.")
+            settled = settled_by(self._client, ended)
+            self._tell_moves(settled)
             self.title(f"The stranger goes, port {port} is free")
+        return all(self._undo(one) for one in settled if one.get("undoable"))
+
+    def _tell_moves(self, settled: list[dict[str, Any]]) -> None:
+        self.title("The conflict, and what was done about it (on_conflict: migrate)")
+        for one in settled:
+            self.tell(f"conflict {one['id']} ({one.get('kind')}): {one.get('detail')}")
+            self.tell(f"held by {held_by(one)}")
+            self.tell(f"resolved by {resolution(one)}, operation {one['resolution'].get('operation_id')}")
+        if not settled:
+            self.tell("There was none: the stranger was gone before the start.")
+        for one in self.services():
+            wanted = [f"{key}={value}" for key, value in (one.get("environment") or {}).items()]
+            self.tell(f"{one['name']:<6} answers at {address(one)}  {' '.join(wanted)}")
+        self.tell(self._page() or "the shop's page cannot be fetched")
+
+    def _undo(self, one: dict[str, Any]) -> bool:
+        """Take a move back and wait until all of it is well again."""
+        self.title(f"Taking the move back: clos conflicts undo {one['id']}")
+        look(self._invocation)
+        asked = self._client.post(f"/conflicts/{one['id']}/undo")
+        if conclude(self._invocation, watch(self._invocation, asked, _START_S)) != DONE or not self._is_well():
+            return False
+        back = next(each for each in self.services() if each["id"] in one["claimants"])
+        self.tell(f"{back['name']} is back at {address(back)}, and what refers to it follows")
         return True
 
     def start(self) -> bool:
-        """Start the group and wait until all of it is healthy."""
+        """Start the group where it does not run yet, and wait until all of it is healthy."""
+        if self.all_healthy():
+            return True
         self.title(f"Starting {GROUP}: each service when what it needs is healthy")
-        if conclude(self._invocation, self._start()) != DONE:
-            return False
+        return conclude(self._invocation, self._start()) == DONE and self._is_well()
+
+    def _is_well(self) -> bool:
+        """Wait until all of it is healthy.
+
+        Raises:
+            CliError: it does not become so.
+        """
         deadline = time.monotonic() + _HEALTHY_S
         while not self.all_healthy():
             if time.monotonic() > deadline:
@@ -132,9 +160,9 @@ class _Scene:
             time.sleep(0.1)
         return True
 
-    def _start(self) -> Operation:
+    def _start(self, **how: str) -> Operation:
         try:
-            asked = self._client.post(f"/groups/{GROUP}/start")
+            asked = self._client.post(f"/groups/{GROUP}/start", how)
         except ApiError as refused:
             if refused.code != "operation_in_progress":
                 raise
@@ -142,82 +170,30 @@ class _Scene:
             asked = {"id": refused.problem["operation_id"]}
         return watch(self._invocation, asked, _START_S)
 
+    def _page(self) -> str | None:
+        """What the shop's page says."""
+        web = next((one for one in self.services() if one["name"] == "web"), None)
+        url = address(web) if web else None
+        said = fetch(url) if url else None
+        return f"The shop answers at {url}: {said}" if said is not None else None
+
     def farewell(self) -> int:
         """Say where everything is. The exit code tells whether the shop works."""
         found = self.services()
         self._printer.table(found, [*COLUMNS, ("URL", address)])
-        web = next((one for one in found if one["name"] == "web"), None)
-        url = address(web) if web else None
-        said = _fetch(url) if url else None
+        said = self._page()
         if said is None or len(found) < 3:
             raise CliError("the shop's page cannot be fetched", hint=f"clos logs {GROUP}")
         base = self._client.credentials.url
         self._printer.data("")
-        self.tell(f"The shop answers at {url}: {said}")
+        self.tell(said)
         self.tell(f"The API is at {base}/api/v2, its documentation at {base}/docs")
-        self.tell(f"Look further: clos status -w | clos logs {GROUP} | clos events -f | clos restart {GROUP}")
+        self.tell(
+            f"Look further: clos status -w | clos logs {GROUP} | clos events -f | clos check 9311 | clos conflicts"
+        )
         self.tell(f"Everything goes on running. clos stop {GROUP} stops the shop, clos down stops CLOS.")
         return DONE
 
 
 def _is_healthy(one: dict[str, Any]) -> bool:
     return one.get("status") == "running" and (one.get("health") or {}).get("status") == "healthy"
-
-
-def _moves(body: dict[str, Any]) -> dict[int, int]:
-    """The sample's ports that this machine has given away already, and others for them."""
-    ports = [service["ports"][0]["host_port"] for service in body["services"]]
-    spare = (port for port in _RANGE if _is_free(port))
-    return {port: next(spare) for port in ports if not _is_free(port)}
-
-
-def _move(body: dict[str, Any], old: int, new: int) -> None:
-    for service in body["services"]:
-        for port in service["ports"]:
-            port["host_port"] = new if port["host_port"] == old else port["host_port"]
-        for name, value in service.get("environment", {}).items():
-            service["environment"][name] = value.replace(f":{old}", f":{new}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-@contextlib.contextmanager
-def _squatter(port: int) -> Iterator[int]:
-    """A process that holds the port; gone when the block ends."""
-    from cli.local.supervision import ROOT
-
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "examples" / "shop" / "squatter.py"), str(port)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        if process.stdout is None or process.stdout.readline() != b"held\n":
-            raise CliError(f"port {port} could not be taken for the demonstration", hint="run the demo again")
-        yield process.pid
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(5)
-
-
-def _fetch(url: str) -> str | None:
-    """The text of a page, tags left out."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - the shop's own address
-            text = answer.read(4096).decode("utf-8", "replace")
-    except (OSError, ValueError):
-        return None
-    return " ".join(re.sub(r"<[^>]*>", " ", text).split())

@@ -31,13 +31,16 @@ def supervisor(home: Path) -> dict[str, Any] | None:
     return found if found is not None and is_alive(found) else None
 
 
-def record_supervisor(home: Path, pid: int) -> None:
-    """Remember who runs this home.
+def record_supervisor(home: Path, pid: int, foreground: bool = False) -> None:
+    """Remember who runs this home; in the foreground, also the `clos up` that stays with it.
+
+    A command that only brought CLOS up is no part of it, and neither are its children.
 
     Raises:
         ProcessLookupError: it is gone already.
     """
-    write_identity(home / "run" / "supervisor.json", identity(pid) | {"role": "supervisor", "up_pid": os.getpid()})
+    stays = {"up_pid": os.getpid()} if foreground else {}
+    write_identity(home / "run" / "supervisor.json", identity(pid) | {"role": "supervisor"} | stays)
 
 
 @contextlib.contextmanager

@@ -33,8 +33,15 @@ def read_settings(environ: Mapping[str, str], flags: Mapping[str, Any] | None = 
         raise CliError("the configuration is wrong", 2, lines=tuple(wrong.problems)) from wrong
 
 
-def start(environ: Mapping[str, str], flags: Mapping[str, Any], say: Say, ready_s: float = READY_S) -> Started:
-    """Start CLOS in the background of this process and wait until it is ready.
+def start(
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+    say: Say,
+    ready_s: float = READY_S,
+    *,
+    foreground: bool = False,
+) -> Started:
+    """Start CLOS in the background of this process and wait until it is ready. `foreground`: this process stays.
 
     Raises:
         CliError: it cannot start; whatever was started has been stopped again.
@@ -62,7 +69,7 @@ def start(environ: Mapping[str, str], flags: Mapping[str, Any], say: Say, ready_
         file = process_manager.write_configuration(home, programs, settings.workers.processes, embedded)
         process = _spawn(home, file, environ)
         try:
-            running.record_supervisor(home, process.pid)
+            running.record_supervisor(home, process.pid, foreground)
             _wait(settings, list(programs), ready_s)
         except BaseException:
             stop(home)

@@ -49,7 +49,7 @@ def up(
         signal.signal(number, _stop)
     ready = False
     try:
-        started = supervision.start(environ, flags, lambda text: click.echo(text, err=True))
+        started = supervision.start(environ, flags, _say, foreground=not detach)
         ready = True
         _show(started.settings, detach)
         if not detach:
@@ -59,6 +59,10 @@ def up(
         supervision.stop(invocation.home)
         if not ready:
             ctx.exit(INTERRUPTED if asked.number == signal.SIGINT else FAILED)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:

@@ -13,7 +13,9 @@ from tests.e2e.clos_home import home
 pytestmark = pytest.mark.timeout(180)
 
 
-def test_the_demo_shows_order_a_taken_port_and_its_holder_and_ends_with_three_healthy_services(tmp_path):
+def test_the_demo_shows_order_a_taken_port_who_moves_for_it_and_the_way_back_and_ends_well(
+    tmp_path,
+):
     # A PATH with Python and a shell, and an engine that is not there.
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -25,9 +27,11 @@ def test_the_demo_shows_order_a_taken_port_and_its_holder_and_ends_with_three_he
         first = clos.run("demo", timeout_s=120)
         assert first.returncode == 0, first.stdout + first.stderr
         told = first.stdout
-        in_order = ["Registered the group shop", "A stranger (pid ", "✔ start   shop-store", "✘ start   shop-api",
-                    "held by", "squatter.py", "The stranger goes", "✔ start   shop-api", "✔ start   shop-web",
-                    "The shop answers at", "/docs"]  # fmt: skip
+        in_order = ["Registered the group shop", "A stranger (pid ", "✔ migrate_port shop-api", "✔ start   shop-store",
+                    "✔ start   shop-api", "✔ start   shop-web", "The conflict, and what was done",
+                    "foreign_process", "held by", "squatter.py", "migrate_service ", "apples: 12", "The stranger goes",
+                    "clos conflicts undo ", "✔ restore shop-api", "✔ start   shop-api", "✔ start   shop-web",
+                    "api is back at http://127.0.0.1:", "The shop answers at", "/docs"]  # fmt: skip
         positions, start = [], 0
         for words in in_order:
             assert words in told[start:], f"{words!r} does not come after {in_order[: len(positions)]}: {told}"
@@ -38,6 +42,10 @@ def test_the_demo_shows_order_a_taken_port_and_its_holder_and_ends_with_three_he
         web = next(one for one in services if one["name"] == "web")["ports"][0]["url"]
         with urllib.request.urlopen(web, timeout=5) as page:
             assert b"apples: 12" in page.read()
+
+        (conflict,) = clos.json("conflicts", "--status", "resolved")
+        assert conflict["resolution"]["undone_by"]
+        assert clos.run("conflicts", "undo", str(conflict["id"])).returncode == 1
 
         pids = sorted(one["observed"]["pid"] for one in services)
         events = len(clos.json("events", "--type", "operation.created", "-n", "200"))
@@ -66,7 +74,7 @@ def test_the_containers_of_the_example_start_in_order_and_docker_agrees(tmp_path
         seen = subprocess.run(["docker", "ps", "-q"], capture_output=True, text=True, check=True, timeout=30).stdout
         assert ids <= set(seen.split())
         with urllib.request.urlopen("http://127.0.0.1:9820/", timeout=5) as page:
-            assert b"web, in front of api" in page.read()
+            assert b"web, in front of http://api:8080" in page.read()
         assert clos.run("stop", "shop-containers").returncode == 0
         seen = subprocess.run(["docker", "ps", "-q"], capture_output=True, text=True, check=True, timeout=30).stdout
         assert not ids & set(seen.split())

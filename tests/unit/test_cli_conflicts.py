@@ -80,7 +80,7 @@ def test_a_migration_is_taken_back(clos, run):
 def test_an_undo_that_is_impossible_names_the_holder(clos, run):
     holder = {"kind": "process", "name": "late", "pid": 99}
     problem = {"code": "undo_impossible", "detail": "port 9311/tcp is taken since", "holder": holder, "status": 409}
-    clos.next_answer = [(409, problem)]
+    clos.next_answer = [(403, {"code": "forbidden"}), (409, problem)]
     code, _, err = run("conflicts", "undo", "1")
     assert code == 1
     assert "held by late (pid 99)" in err
@@ -113,6 +113,7 @@ def test_a_check_names_claims_leases_containers_and_conflicts(clos, run):
 def test_everything_is_resolved_by_policy_and_nothing_is_left(clos, run):
     clos.conflict()
     clos.conflict("out_of_range", 9312)
+    clos.conflict("reserved", 40000)
     code, _, err = run("resolve", "--auto", "--max-risk", "low", "--yes")
     assert code == 0
     assert posted(clos, "/conflicts/resolve") == [{"max_risk": "low"}]

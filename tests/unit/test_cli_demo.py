@@ -7,37 +7,58 @@ import threading
 
 import pytest
 
-from cli.local import verify_db
-from cli.local.demo import _is_free, _squatter
+from cli.definitions import read_group
+from cli.local import demo, verify_db
 from cli.local.registry import revisions
+from cli.local.stage import is_free, squatter
 from cli.local.supervision import ROOT
 from settings import load
 from tests.waiting import wait_until
 
 
-@pytest.fixture
-def held():
-    return {
-        "status": "failed",
-        "error": {"code": "port_held", "message": "port 9311/tcp is held by python", "holder": {"pid": 7, "name": "x"}},
-    }
+@pytest.fixture(autouse=True)
+def ports_of_its_own(monkeypatch):
+    """The sample's ports are taken by other demonstrations that run beside this one."""
+
+    def read(file):
+        body = read_group(file)
+        for each in body["services"]:
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                each["ports"][0]["host_port"] = probe.getsockname()[1]
+        return body
+
+    monkeypatch.setattr(demo, "read_group", read)
 
 
-def test_the_demo_registers_shows_the_conflict_and_ends_well(clos, run, held):
+def test_the_demo_registers_shows_who_moves_takes_it_back_and_ends_well(clos, run):
     clos.services.clear()
     clos.groups.clear()
-    clos.ends = [held]
+    clos.conflict()
+    clos.targets.insert(0, ("migrate_port", "shop-api"))
     code, out, err = run("demo")
     assert code == 0, out + err
-    told = ["Registered the group shop", "A stranger", "held by x (pid 7)", "The stranger goes", "The shop answers at",
-            "apples: 12", "/docs"]  # fmt: skip
-    places = [out.index(words) for words in told]
+    told = ["Registered the group shop", "A stranger", "held by nc (pid 812", "migrate_service 9311 to 9400",
+            "apples: 12", "The stranger goes", "Taking the move back: clos conflicts undo 1", "api is back at",
+            "The shop answers at", "/docs"]  # fmt: skip
+    places = [out.index(words) for words in told[:-2]]
     assert places == sorted(places)
+    assert out.rindex("The shop answers at") > places[-1]
     assert err == ""
+    assert [one["type"] for one in clos.operations.values()] == ["group.start", "conflict.scan", "conflict.undo"]
+    assert clos.operations["op-0001"]["parameters"] == {"on_conflict": "migrate"}
     code, out, _ = run("demo")
     assert code == 0
     assert "nothing was changed" in out
-    assert len(clos.operations) == 2
+    assert len(clos.operations) == 3
+
+
+def test_the_demo_goes_on_where_the_stranger_was_in_nobodys_way(clos, run):
+    clos.services.clear()
+    clos.groups.clear()
+    code, out, err = run("demo")
+    assert code == 0, out + err
+    assert "There was none" in out
+    assert [one["type"] for one in clos.operations.values()] == ["group.start"]
 
 
 def test_the_demo_fails_where_the_start_fails_for_another_reason(clos, run):
@@ -56,7 +77,7 @@ def test_the_demo_waits_for_a_start_that_is_under_way(clos, run):
     under_way = clos.operation("group.start", group_name="shop")
     group, services = clos.groups["shop"], {"items": list(clos.services.values()), "next_cursor": None}
     problem = {"code": "operation_in_progress", "operation_id": under_way["id"]}
-    clos.next_answer = [(200, group), (200, services), (200, services), (409, problem)]
+    clos.next_answer = [(200, group), (200, services), (200, services), (200, services), (409, problem)]
     threading.Thread(target=lambda: (wait_until(lambda: not clos.next_answer), clos.held.set()), daemon=True).start()
     assert run("demo")[0] == 0
     assert len(clos.operations) == 1
@@ -65,10 +86,10 @@ def test_the_demo_waits_for_a_start_that_is_under_way(clos, run):
 def test_the_stranger_holds_the_port_only_as_long_as_it_is_told():
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with _squatter(port) as pid:
+    with squatter(port) as pid:
         assert pid
-        assert not _is_free(port)
-    assert _is_free(port)
+        assert not is_free(port)
+    assert is_free(port)
 
 
 # --- the database --------------------------------------------------------------------------------------------

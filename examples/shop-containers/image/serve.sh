@@ -1,12 +1,12 @@
 #!/bin/sh
-# serve NAME [NEEDED]: a web server on port 8080 with /health. NEEDED is asked once before it starts: no retry, so a
-# wrong order shows.
+# serve NAME: a web server on port 8080 with /health. What answers at NEEDED_URL is asked once before it starts: no
+# retry, so a wrong order shows.
 set -eu
 mkdir -p /www
-if [ -n "${2:-}" ]; then
-    echo "$1: asking $2"
-    wget -q -O /www/index.html "http://$2:8080/"  # with -T a static busybox crashes while it looks up a name
-    echo "<p>$1, in front of $2</p>" >> /www/index.html
+if [ -n "${NEEDED_URL:-}" ]; then
+    echo "$1: asking $NEEDED_URL"
+    wget -q -O /www/index.html "$NEEDED_URL/"  # with -T a static busybox crashes while it looks up a name
+    echo "<p>$1, in front of $NEEDED_URL</p>" >> /www/index.html
 else
     echo "<h1>In stock</h1><p>12 apples, 7 pears</p>" > /www/index.html
 fi
