@@ -9,7 +9,15 @@ import time
 from collections.abc import Callable
 
 from tests.conftest import missing
-from tests.faults import allocations, cut_clients, killed_workers, lost_messages, one_port, stopped_processes
+from tests.faults import (
+    allocations,
+    cut_clients,
+    killed_workers,
+    lost_messages,
+    one_port,
+    port_races,
+    stopped_processes,
+)
 
 
 def _killed(rounds: int, seed: int, docker: bool) -> tuple[bool, dict[str, object]]:
@@ -51,6 +59,20 @@ def _one_port(docker: bool) -> tuple[bool, dict[str, object]]:
     return bool(seen["well"]), seen
 
 
+def _port_races(rounds: int, seed: int, docker: bool) -> tuple[bool, dict[str, object]]:
+    done = port_races.campaign(rounds, seed, docker)
+    wrong = [f"round {each.number} ({each.on_conflict}): {each.wrong}" for each in done if each.wrong]
+    won = [each for each in done if each.won]
+    return not wrong, {
+        "rounds": rounds,
+        "port_grabbed": len(won),
+        "moved": sum(each.moved for each in won),
+        "failed_with_holder": sum(each.ended == "failed" for each in won),
+        "slowest_s": max(each.took_s for each in done),
+        "wrong": wrong,
+    }
+
+
 def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict[str, object]]]]:
     """Every campaign by name. A full run is 50 rounds; a sample takes fewer operations along as well."""
     count = 100 if rounds >= 50 else 20
@@ -64,6 +86,9 @@ def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict
         "cut_clients": lambda: _cut(50 if rounds >= 50 else 10, seed),
         "terminated": lambda: _terminated(count),
         "repeated_posts": _repeated,
+        # 200 rounds in all, half of them with containers.
+        "port_races_process": lambda: _port_races(2 * rounds, seed, False),
+        "port_races_docker": lambda: _port_races(2 * rounds, seed, True),
         "allocations": lambda: _allocations(rounds, seed),
         "thirty_starts_process": lambda: _one_port(False),
         "thirty_starts_docker": lambda: _one_port(True),

@@ -135,7 +135,7 @@ def test_defect_4_several_holders_are_several_and_a_client_connection_is_none(cl
     fork = (
         "import os, signal, socket, sys\n"
         "s = socket.socket(); s.bind(('127.0.0.1', int(sys.argv[1]))); s.listen()\n"
-        "os.fork() and os.fork()\nprint('held', flush=True)\nsignal.pause()\n"
+        "os.fork() and os.fork()\nos.write(1, b'held\\n')\nsignal.pause()\n"
     )
     port = free_port()
     process = subprocess.Popen(
