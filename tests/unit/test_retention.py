@@ -1,11 +1,13 @@
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
 
-from models import events, operations
+from models import events, leases, operations
 from models.base import now
 from models.installation import IdempotencyKey, ServiceMetric, TickSlot
 from models.operations import Operation, OperationStep
+from models.ports import PortHistory, PortLease
 from tests.unit.worker_kit import Kit, plain
 from workers import retention
 
@@ -52,3 +54,18 @@ def test_what_is_old_goes_and_what_is_young_or_active_stays(kit):
         # The newest row is gone, and its id is not given again.
         operations.create(session, "x")
         assert events.last_id(session) == newest + 1
+
+
+def test_leases_whose_time_is_over_end_and_old_holders_are_forgotten(kit):
+    long_ago = now() - timedelta(days=400)
+    with kit.record.write() as session:
+        leases.grant(session, 7000, "p", expires_at=now() - timedelta(seconds=1))
+        leases.grant(session, 7001, "p", expires_at=now() + timedelta(hours=1))
+        leases.grant(session, 7002, "p")
+        session.add(PortHistory(protocol="tcp", port=7003, project="p", released_at=long_ago))
+
+    retention.age_out(kit.context)
+
+    with kit.record.read() as session:
+        assert sorted(session.scalars(select(PortLease.port))) == [7001, 7002]
+        assert list(session.scalars(select(PortHistory.port))) == [7000]
