@@ -97,7 +97,9 @@ def resolved_by(client: Client, operation: Operation) -> list[str]:
     lines = []
     for one in settled_by(client, operation):
         done = one["resolution"]
-        text = f"port {where(one)} was held by {held_by(one) or 'another'}"
+        holder = one.get("holder") or {}
+        shortly = {key: value for key, value in holder.items() if key != "command" or not holder.get("name")}
+        text = f"port {where(one)} was held by {holder_name(shortly) if holder else 'another'}"
         if done.get("to_port"):
             moved = f"{', '.join(one.get('claimants') or [])} moved to {done['to_port']}"
             lines.append(f"{text}: {moved} (back: clos conflicts undo {one.get('id')})")
