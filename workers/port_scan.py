@@ -22,6 +22,7 @@ from workers.runtimes.docker_bindings import Published
 from workers.runtimes.docker_engine import DockerEngine
 from workers.runtimes.host_process import HostProcess
 from workers.runtimes.listeners import Lookout
+from workers.runtimes.sockets import SocketsUnseen
 
 log = structlog.get_logger()
 # A look waits so long for the engine. It knows its answer within 0.1 s, or hangs.
@@ -35,8 +36,12 @@ def look(context: Context, port: int | None = None, protocol: str | None = None)
     listeners: list[Listener] = []
     try:
         listeners = _lookout(context).look(port, protocol)
-    except OSError as refusal:
-        unseen["sockets"] = refusal.strerror or str(refusal)
+    except SocketsUnseen as refusal:
+        unseen["sockets"] = str(refusal)
+    except Exception as refusal:
+        # Whatever it is: what was not seen is unknown, and the other source is still worth a look.
+        log.warning("ports.sockets_unseen", error=str(refusal), exc_info=True)
+        unseen["sockets"] = f"the sockets cannot be read: {refusal}"
     published = _published(context, unseen)
     bindings = [each for each in published.bindings if port is None or each.port == port]
     return PortFacts(
@@ -64,7 +69,10 @@ def _published(context: Context, unseen: dict[str, str]) -> Published:
         # Where no engine ever was, nothing is hidden: a host without Docker has its ports judged like any other.
         if not engine.absent() or _needs_engine(context):
             unseen["containers"] = refusal.message
-        return Published()
+    except Exception as refusal:
+        log.warning("ports.containers_unseen", error=str(refusal), exc_info=True)
+        unseen["containers"] = f"the containers cannot be listed: {refusal}"
+    return Published()
 
 
 def _needs_engine(context: Context) -> bool:

@@ -26,7 +26,8 @@ from workers.runtimes.process_tree import Tree
 
 ROOT = Path(__file__).parents[2]
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's process")
-READY = "echo ready; exec sleep 1000"
+# No exec: who it is must not change under the test.
+READY = "echo ready; while :; do sleep 0.5; done"
 IGNORES = "trap '' TERM; echo ready; while :; do sleep 0.2; done"
 
 
@@ -99,7 +100,7 @@ def test_a_stopped_process_ends_by_its_term() -> None:
 
 def test_children_that_live_on_are_named() -> None:
     with shell("sleep 1000 & echo ready; wait") as process:
-        child = wait_until(lambda: termination._children(process.pid))[0]
+        child = wait_until(lambda: [each for each in termination._children(process.pid) if each.name == "sleep"])[0]
         did = termination.terminate(identified(process.pid), grace_s=5)
         assert did[-1] == f"its children live on: sleep (pid {child.pid})"
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import threading
 import time
 from typing import Literal
 
@@ -12,6 +13,8 @@ from workers.runtimes import sockets
 Verdict = Literal["free", "held", "unknown"]
 # A bind that somebody else tries at the same moment looks like a holder that no table shows.
 _AGAIN_AFTER_S = (0.002, 0.005, 0.011, 0.019, 0.04)
+# Within one process that cannot happen.
+_one_at_a_time = threading.Lock()
 
 
 def can_bind(host_ip: str, port: int, protocol: str = "tcp") -> tuple[Verdict, str | None]:
@@ -74,7 +77,7 @@ def _bind(host_ip: str, port: int, protocol: str, *, reuse: bool) -> int | None:
     address = host_ip or "::"
     kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
     try:
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as probe:
+        with _one_at_a_time, socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as probe:
             if ":" in address:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             if reuse:

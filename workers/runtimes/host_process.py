@@ -249,5 +249,5 @@ def _refuse_taken_ports(spec: ServiceSpec) -> None:
             continue
         verdict, _ = listeners.can_bind(port.host_ip, port.host_port, port.protocol)
         if verdict == "held":
-            holders = listeners.holders(port.host_port, port.protocol, port.host_ip)
-            raise PortHeld(port.host_port, port.protocol, port.host_ip, holders[0] if holders else None)
+            holder = listeners.blocking(port.host_port, port.protocol, port.host_ip)
+            raise PortHeld(port.host_port, port.protocol, port.host_ip, holder)

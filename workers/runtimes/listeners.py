@@ -13,7 +13,7 @@ from typing import Any
 from domain import ports as decide
 from domain.observation import Binding, Listener, PortFacts
 from workers.runtimes import sockets
-from workers.runtimes.bind_probe import can_bind
+from workers.runtimes.bind_probe import can_bind, hidden_reason
 from workers.runtimes.namespaces import blind_because
 from workers.runtimes.process_names import command_of, user_name
 from workers.runtimes.process_tree import Home, Tree
@@ -159,6 +159,22 @@ def holders(
             if each not in shown:
                 shown.append(each)
     return [each | {"started_at": started_at(each["start_ticks"])} for each in shown]
+
+
+# What stands in a bind's way where nobody listens, in place of a name.
+_HIDDEN = {
+    "connected": "a connection that has the port as its own end",
+    "time_wait": "a connection that was closed a moment ago",
+    "bound_not_listening": "a socket that is bound and does not listen",
+}
+
+
+def blocking(port: int, protocol: str, host_ip: str, bindings: Iterable[Binding] = ()) -> dict[str, Any]:
+    """Who makes a bind there fail, after one has failed: the first holder, or what is known where there is none."""
+    if found := holders(port, protocol, host_ip, bindings):
+        return found[0]
+    nobody = decide.holder(Listener(host_ip, port, protocol), {})
+    return nobody | {"name": _HIDDEN[hidden_reason(host_ip, port, protocol)], "hint": None}
 
 
 def started_at(start_ticks: int | None) -> str | None:

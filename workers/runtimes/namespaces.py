@@ -28,7 +28,9 @@ def blind_because(root: str = "/") -> str | None:
     inside = _number(proc / "self" / "ns" / "pid")
     if inside is not None and inside != _FIRST_PID_NAMESPACE and _is_container(Path(root)):
         return f"CLOS runs inside a container and sees that container's processes and ports only: {_ADVICE}"
-    mine, first = _number(proc / "self" / "ns" / "net"), _number(proc / "1" / "ns" / "net")
+    mine = _number(proc / "self" / "ns" / "net")
+    # Process 2 is the kernel's on a host, and may be asked where process 1 hides itself.
+    first = _number(proc / "1" / "ns" / "net") or _number(proc / "2" / "ns" / "net")
     if mine is not None and first is not None and mine != first:
         return f"CLOS runs in a network namespace of its own and does not see the host's ports: {_ADVICE}"
     return None

@@ -39,7 +39,7 @@ _V6ONLY = 11
 _ANSWER_LIMIT_S = 2.0
 
 
-class SocketsUnseen(OSError):
+class SocketsUnseen(Exception):
     """The socket tables cannot be read: nothing can be said of any port."""
 
 
@@ -88,7 +88,7 @@ def _in_states(states: Mapping[str, int], port: int | None, protocol: str | None
     # IPv6 that is off has no table; neither of both is a system that does not show them.
     wanted = [kind for kind in ("tcp", "udp") if protocol in (None, kind) and states[kind]]
     if any({kind, f"{kind}6"} <= set(missing) for kind in wanted):
-        raise SocketsUnseen(errno.ENOENT, f"the kernel's socket tables cannot be read: {proc}/net has none")
+        raise SocketsUnseen(f"the kernel's socket tables cannot be read: {proc}/net has none")
     return found
 
 
@@ -148,9 +148,7 @@ def _read(path: str, protocol: str, states: int) -> list[Socket] | None:
     except FileNotFoundError:
         return None
     except OSError as refusal:
-        raise SocketsUnseen(
-            refusal.errno, f"the kernel's socket tables cannot be read: {path}: {refusal.strerror}"
-        ) from refusal
+        raise SocketsUnseen(f"the kernel's socket tables cannot be read: {path}: {refusal.strerror}") from refusal
     rows = []
     for line in lines:
         part = line.split(None, 10)
