@@ -4,7 +4,7 @@ import pytest
 
 from domain.errors import ClaimLost, OperationFinal, OperationInProgress, OperationNotFound, ValidationFailed
 from domain.states import OperationStatus
-from models import events, operation_requests, operations
+from models import events, operation_requests, operations, questions
 from models.base import now
 from models.operations import Operation
 from models.record import outside_transaction
@@ -133,12 +133,27 @@ def test_a_retry_asks_again_for_the_same_targets(kit):
 
 
 def test_only_a_choice_is_an_answer(kit):
+    choices = [{"choice": "migrate_service"}, {"choice": "change_port"}]
     with kit.record.write() as session:
-        made = _make(session, status="waiting", question={"choices": [{"choice": "migrate"}]})
-        with pytest.raises(ValidationFailed):
-            operation_requests.answer(session, made, "destroy")
-        operation_requests.answer(session, made, "migrate")
-        assert (made.status, made.parameters, made.question) == ("pending", {"answer": "migrate"}, None)
+        made = _make(session, status="waiting", question={"key": "k", "choices": choices})
+        for wrong in ("destroy", "change_port", "change_port:0", "change_port:22:22", "migrate_service:9400"):
+            with pytest.raises(ValidationFailed):
+                questions.chosen(made, wrong)
+        assert questions.chosen(made, "change_port:9400") == choices[1]
+        questions.answer(session, made, "change_port:9400", "me")
+        assert (made.status, made.question) == ("pending", None)
+        assert made.parameters == {
+            "answer": "change_port:9400", "answers": {"k": "change_port:9400"}, "answered_by": "me",
+        }  # fmt: skip
+
+
+def test_a_question_that_nobody_answered_in_time_is_found(kit):
+    past, future = (now() + timedelta(seconds=each) for each in (-1, 60))
+    with kit.record.write() as session:
+        late = _make(session, status="waiting", question={"choices": [], "expires_at": past.isoformat()})
+        _make(session, status="waiting", question={"choices": [], "expires_at": future.isoformat()})
+        _make(session, status="waiting")
+        assert [each.id for each in questions.expired(session)] == [late.id]
 
 
 def test_operations_are_listed_by_what_they_are(kit):
