@@ -77,8 +77,9 @@ def settle(context: Context, operation: Operation, claim: Claim, journal: Journa
         ClosError: it cannot be done; nothing was changed by then.
     """
     asked = operation.parameters or {}
+    before: Decision | None = None
     for tries in range(PLANS_AGAIN + 1):
-        decision, moved = _decision(context, operation, tries)
+        decision, moved = _decision(context, operation, before)
         subject = runner.read_subject(context.record, sorted({*decision.services, *asked.get("services", ())}))
         observed = context.observer.snapshot(subject.specs, subject.health, need=not asked.get("dry_run"))
         plan = _plan(context, subject, observed, decision, moved)
@@ -90,7 +91,8 @@ def settle(context: Context, operation: Operation, claim: Claim, journal: Journa
         outcome = runner.carry(context, operation, claim, journal, subject, plan, decision)
         if tries == PLANS_AGAIN or not runner.was_taken(outcome):
             break
-        operation.parameters = {key: value for key, value in asked.items() if key != "decision"}
+        before = decision
+        log.info("conflict.planned_again", operation_id=operation.id, failed=sorted(outcome.failed))
     note(context)
     runner.conclude(context, journal, operation, subject, plan, outcome)
 
@@ -102,19 +104,25 @@ def _plan(
     return plan_resolution(subject.specs, observed, decision, images, moved)
 
 
-def _decision(context: Context, operation: Operation, tries: int) -> tuple[Decision, list[Move]]:
-    """What an earlier attempt had decided, with the moves that are made; else a new decision, from a fresh look."""
+def _decision(context: Context, operation: Operation, before: Decision | None) -> tuple[Decision, list[Move]]:
+    """What an earlier attempt had decided, with the moves that are made; else a new decision, from a fresh look.
+
+    `before` is what this attempt has decided and could not do to the end, because a port was taken meanwhile: what it
+    has stopped is started again by the new one.
+    """
     asked = operation.parameters or {}
-    kept = asked.get("decision")
-    if kept is not None:
-        decision = decision_of(kept)
-        return decision, _made(context, decision)
+    if before is None and asked.get("decision") is not None:
+        kept = decision_of(asked["decision"])
+        return kept, _made(context, kept)
     if operation.type == UNDO:
-        return _undo(context, int(asked["conflict_id"])), []
-    if tries == 0 or not asked.get("dry_run"):
-        note(context)
+        return before or _undo(context, int(asked["conflict_id"])), []
+    note(context)
     resolutions = [_resolution(context, operation, choice) for choice in asked["choices"]]
-    return _within(decide(r for r in resolutions if r is not None), frozenset(asked["services"])), []
+    decision = _within(decide(r for r in resolutions if r is not None), frozenset(asked["services"]))
+    if before is not None:
+        left = dict.fromkeys((*before.restarts, *decision.restarts))
+        decision = replace(decision, restarts=tuple(left), shown=(*before.shown, *decision.shown))
+    return decision, []
 
 
 def _within(decision: Decision, held: frozenset[str]) -> Decision:
@@ -153,6 +161,8 @@ def _resolution(
 ) -> tuple[int | None, Resolution] | None:
     with context.record.read() as session:
         row = registry_conflicts.get(session, int(choice["conflict_id"]))
+        if (row.resolution or {}).get("operation_id") == operation.id:
+            return None  # done by this very operation, before a port was taken from under another of its moves
         registry_conflicts.require_open(row)
         session.expunge(row)
     situation = _situation(context, row, choice)
