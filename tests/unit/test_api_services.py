@@ -109,7 +109,9 @@ def test_a_port_left_open_is_leased_from_the_projects_range_and_kept(api: Kit) -
     full = api.refused("POST", "/services", process("d", group=group, ports=[{}]), 409, "port_held")
     assert [each["port"] for each in full["holders"]] == [21_000, 21_001]
     assert api.call("DELETE", f"/services/{made[0]['id']}").status_code == 204
-    assert api.post("/services", process("e", group=group, ports=[{}]))["port"] == 21_000
+    resting = api.refused("POST", "/services", process("e", group=group, ports=[{}]), 409, "port_held")
+    assert resting["resting"]["count"] == 1
+    assert api.post("/services", process("b", group=group, ports=[{}]))["port"] == 21_000
 
 
 @pytest.mark.parametrize("port", [PORT, WS_PORT])
