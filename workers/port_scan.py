@@ -16,7 +16,7 @@ from models.base import now
 from models.ports import PortClaim
 from models.services import Service
 from workers.context import Context
-from workers.runtimes import sockets
+from workers.runtimes import listeners, sockets
 from workers.runtimes.bind_probe import can_bind, hidden_reason
 from workers.runtimes.docker_bindings import Published
 from workers.runtimes.docker_engine import DockerEngine
@@ -33,9 +33,9 @@ def look(context: Context, port: int | None = None, protocol: str | None = None)
     """What there is now, of one port or of all. A source that cannot be read stands in `unseen`, with its reason."""
     at = now()
     unseen: dict[str, str] = {}
-    listeners: list[Listener] = []
+    found: list[Listener] = []
     try:
-        listeners = _lookout(context).look(port, protocol)
+        found = _lookout(context).look(port, protocol)
     except SocketsUnseen as refusal:
         unseen["sockets"] = str(refusal)
     except Exception as refusal:
@@ -46,7 +46,7 @@ def look(context: Context, port: int | None = None, protocol: str | None = None)
     bindings = [each for each in published.bindings if port is None or each.port == port]
     return PortFacts(
         at,
-        tuple(_attributed(listeners, published)),
+        tuple(_attributed(found, published)),
         tuple(bindings),
         unseen,
         sockets.reserved_ranges(),
@@ -82,23 +82,23 @@ def _needs_engine(context: Context) -> bool:
         return session.scalar(wanted) is not None or session.scalar(seen) is not None
 
 
-def _attributed(listeners: Iterable[Listener], published: Published) -> Iterable[Listener]:
+def _attributed(found: Iterable[Listener], published: Published) -> Iterable[Listener]:
     """Sockets with the containers that they belong to: processes on the host's network, and the engine's proxies."""
     by_place = {(each.host_ip, each.port, each.protocol): each for each in published.bindings if each.running}
-    for each in listeners:
+    for each in found:
         container_id = each.container_id
         if decide.is_proxy(each) and (binding := by_place.get((each.host_ip, each.port, each.protocol))):
             container_id = binding.container_id
-        found = published.containers.get(container_id or "")
-        if found is None:
+        whose = published.containers.get(container_id or "")
+        if whose is None:
             yield each
             continue
         yield replace(
             each,
             container_id=container_id,
-            container_name=found.name,
-            own=each.own or found.own,
-            service_id=each.service_id or found.service_id,
+            container_name=whose.name,
+            own=each.own or whose.own,
+            service_id=each.service_id or whose.service_id,
         )
 
 
@@ -137,3 +137,9 @@ def holders_now(context: Context, host_ip: str, protocol: str, port: int) -> lis
         called = registry_verdicts.names(session, {each.service_id for each in found.listeners if each.service_id})
         shown = decide.holders(host_ip, protocol, port, found, called, context.own_ports)
         return registry_verdicts.dated(session, shown)
+
+
+def blocking_now(context: Context, host_ip: str, protocol: str, port: int) -> dict[str, Any]:
+    """Who makes a bind there fail, after one has failed: a holder, or what is known where nobody listens."""
+    found = holders_now(context, host_ip, protocol, port)
+    return found[0] if found else listeners.blocking(port, protocol, host_ip)
