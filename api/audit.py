@@ -13,6 +13,11 @@ from models.base import now, table_of
 _INSERT = insert(table_of(AuditEntry))
 
 
+def note(**details: Any) -> None:
+    """What the current request's entry says beside who, what and where."""
+    g.audit_details = {**g.get("audit_details", {}), **details}
+
+
 def write(session: Session, outcome: str = "ok", *, actor: str | None = None, details: Any = None) -> None:
     """Add the current request to the audit log."""
     shared = parts()
@@ -26,6 +31,6 @@ def write(session: Session, outcome: str = "ok", *, actor: str | None = None, de
         "resource": request.path[:250],
         "outcome": outcome,
         "request_id": g.get("request_id"),
-        "details": details,
+        "details": details if details is not None else g.get("audit_details"),
     }
     session.execute(_INSERT, entry)

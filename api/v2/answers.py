@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from api import audit
 from api.auth import principal
 from api.v2.asking import own_ports
 from domain.errors import ValidationFailed
@@ -30,6 +31,7 @@ def check(session: Session, operation: Operation, body: Mapping[str, Any]) -> No
     if wanted is not None:
         principal().require(TERMINATE)
         _check_confirmation(str(wanted), body.get("confirm"))
+        audit.note(choice=answer, process=str(wanted), operation_id=operation.id)
     name, _, port = answer.partition(":")
     if name == questions.NAMES_A_PORT:
         _check_port(session, operation, int(port))

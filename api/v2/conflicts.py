@@ -1,10 +1,12 @@
 """Conflicts: who wants a port that another has or wants, what can be done about it, and taking that back."""
 
+import hashlib
 from typing import Any
 
 from flask import Response
 from flask.views import MethodView
 
+from api import audit
 from api.auth import principal, requires
 from api.blueprints import ClosBlueprint
 from api.idempotency import idempotent, unit_of_work
@@ -18,8 +20,9 @@ from api.v2.operation_answer import OperationSchema, accepted
 from api.v2.ports import PortNotFound
 from api.v2.service_answers import as_json
 from domain.conflicts import ConflictStatus
-from domain.strategies import Strategy
+from domain.strategies import Strategy, confirmation
 from models import conflict_requests, registry_conflicts
+from models.ports import PortConflict
 
 blp = ClosBlueprint("conflicts", __name__, url_prefix="/api/v2/conflicts", description="Ports that two want")
 ports_blp = ClosBlueprint("port-conflicts", __name__, url_prefix="/api/v2/ports", description="One port's conflicts")
@@ -113,15 +116,25 @@ class Resolve(MethodView):
         if body["strategy"] == Strategy.KILL_PROCESS or body.get("allow_foreign"):
             principal().require(TERMINATE)
         with unit_of_work() as session:
+            row = registry_conflicts.get(session, conflict_id)
+            if body["strategy"] == Strategy.KILL_PROCESS:
+                _note_process(row)
             made = conflict_requests.resolve(
                 session,
-                registry_conflicts.get(session, conflict_id),
+                row,
                 body,
                 initiated_by=principal().name,
                 own_ports=own_ports(),
                 restart_dependents=restart_dependents(),
             )
             return accepted(made)
+
+
+def _note_process(row: PortConflict) -> None:
+    """Which process is to be ended stands in the audit log; its command line as a hash, since it may hold secrets."""
+    holder = row.holder or {}
+    command = hashlib.sha256(str(holder.get("command") or "").encode("utf-8", "replace")).hexdigest()
+    audit.note(strategy=Strategy.KILL_PROCESS.value, process=confirmation(holder), command_sha256=command)
 
 
 @blp.route(f"/{_ID}/undo")

@@ -209,6 +209,15 @@ def test_ending_a_process_needs_its_own_permission_and_its_name(api: Kit) -> Non
     api.post(resolve(taken(api)), {"strategy": "migrate_service"}, 202, key=operator)
 
 
+def test_who_ended_which_process_stands_in_the_audit_log(api: Kit) -> None:
+    conflict = taken(api)
+    api.post(resolve(conflict), {"strategy": "kill_process", "confirm": "812"}, 202)
+    entry = next(each for each in api.get("/audit?limit=5")["items"] if each["resource"].endswith(resolve(conflict)))
+    assert entry["details"]["process"] == "nc (pid 812)"
+    assert len(entry["details"]["command_sha256"]) == 64
+    assert entry["actor"].startswith("admin-")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "permission"),
     [
