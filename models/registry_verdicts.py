@@ -15,6 +15,7 @@ from models.ports import THIS_NODE, PortClaim, PortLease, PortRange, SeenListene
 
 __all__ = ["dated", "facts", "holders", "listeners_on", "names", "record_facts", "record_scan", "scanned_at"]
 _MOST_CLAIMS = 100
+_PROCESS = ("pid", "name", "command", "user")
 
 
 def verdict(
@@ -162,14 +163,14 @@ def claim_shown(row: PortClaim) -> dict[str, Any]:
 def listener_shown(row: SeenListener, called: Mapping[str, str], own_ports: Collection[int] = ()) -> dict[str, Any]:
     """A socket as it was last seen, and who stands behind it."""
     fact = port_facts.listener_of(row)
+    behind = decide.holder(fact, called, own_ports)
+    # The engine's proxy is shown as what it stands for: nobody is to end it by its pid.
+    process = behind if decide.is_proxy(fact) else {name: getattr(row, name) for name in _PROCESS}
     return {
         "host_ip": row.host_ip,
         "port": row.port,
         "protocol": row.protocol,
-        "pid": row.pid,
-        "name": row.name,
-        "command": row.command,
-        "user": row.user,
-        "holder": decide.holder(fact, called, own_ports),
+        **{name: process[name] for name in _PROCESS},
+        "holder": behind,
         "observed_at": written(row.observed_at),
     }

@@ -262,6 +262,17 @@ def test_a_stranger_on_a_services_port_is_not_taken_for_the_service(api: Kit) ->
     assert (holder["kind"], holder["service_id"], holder["own"]) == ("process", None, False)
 
 
+def test_the_engines_proxy_is_listed_as_the_container_that_it_stands_for(api: Kit) -> None:
+    port = next(_spans)
+    listen(
+        api, port, name="docker-proxy", command="docker-proxy -proto tcp", container_id="c" * 64, container_name="db"
+    )
+    (listed,) = [each for each in api.get("/ports?state=listening")["listeners"] if each["port"] == port]
+    assert (listed["pid"], listed["name"], listed["command"]) == (None, "db", None)
+    assert (listed["holder"]["kind"], listed["holder"]["container_id"]) == ("container", "c" * 64)
+    assert "docker-proxy" not in str(api.get(f"/ports/{port}"))
+
+
 @pytest.mark.parametrize("port", ["0", "65536", "99999999999999999999"])
 def test_what_is_no_port_is_not_found(api: Kit, port: str) -> None:
     api.refused("GET", f"/ports/{port}", None, 404, "port_not_found")
