@@ -303,8 +303,8 @@ RESOLVERS: tuple[Resolver, ...] = (
     UserPrompt(),
     Ignore(),
 )
-# What policy does nothing about: a warning, and what no move would better.
-LEFT_ALONE = frozenset({ConflictKind.OUT_OF_RANGE, ConflictKind.LATENT_CLAIM})
+# What policy does nothing about: nobody has the port, so a bind would succeed today.
+LEFT_ALONE = frozenset({ConflictKind.OUT_OF_RANGE, ConflictKind.LATENT_CLAIM, ConflictKind.RESERVED})
 _ACTING = (Strategy.MIGRATE_SERVICE, Strategy.STOP_CONTAINER)
 
 

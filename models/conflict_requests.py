@@ -18,7 +18,7 @@ from domain.strategies import Resolution, Strategy
 from models import leases, operations, registry_conflicts, registry_graph, registry_verdicts, resolved_specs
 from models.base import now
 from models.groups import Group
-from models.operations import Operation, service_target
+from models.operations import Operation, OperationLock, service_target
 from models.port_moves import UndoImpossible
 from models.ports import PortConflict
 from models.services import Service
@@ -34,7 +34,7 @@ def resolve(
     *,
     initiated_by: str,
     own_ports: Collection[int] = (),
-    restart_dependents: bool = True,
+    installation: Conflicts | None = None,
 ) -> Operation:
     """Ask for one conflict's resolution.
 
@@ -62,7 +62,7 @@ def resolve(
         own_ports,
         service_id=choice["service_id"],
         port=choice["port"],
-        restart_dependents=restart_dependents,
+        installation=installation,
     )
     resolver = strategies.resolver(strategy)
     if not resolver.can_resolve(situation):
@@ -121,17 +121,16 @@ def resolve_all(
     initiated_by: str,
     own_ports: Collection[int] = (),
     dry_run: bool = False,
-    restart_dependents: bool = True,
+    installation: Conflicts | None = None,
 ) -> Operation:
     """Ask for all active conflicts to be resolved that policy may resolve without asking, each in its least risky way.
 
     Warnings are left alone. No process that CLOS does not own is ended, whatever `max_risk` says.
 
-    Raises:
-        OperationInProgress: an operation works on a service that this one would change.
+    What concerns a service that another operation works on is left out: it is there to be resolved afterwards.
     """
     rows = _active(session)
-    chosen = _automatic(session, [(row, max_risk, restart_dependents) for row in rows], own_ports)
+    chosen = _automatic(session, [(row, max_risk) for row in rows], own_ports, installation or Conflicts())
     return _create(session, chosen, [], initiated_by, dry_run)
 
 
@@ -152,14 +151,9 @@ def resolve_of_own_accord(
         ).all()
         policies = [policy_of(installation, each.conflicts) for each in waiting]
         if policies and all(policy.auto_resolve for policy in policies):
-            due.append((row, policies[0].max_risk, policies[0].dependents == "restart"))
-    chosen = _automatic(session, due, own_ports)
-    if not chosen:
-        return None
-    try:
-        return _create(session, chosen, [], "system:conflicts", dry_run=False)
-    except OperationInProgress:
-        return None
+            due.append((row, policies[0].max_risk))
+    chosen = _automatic(session, due, own_ports, installation)
+    return _create(session, chosen, [], "system:conflicts", dry_run=False) if chosen else None
 
 
 def _active(session: Session) -> Sequence[PortConflict]:
@@ -167,21 +161,22 @@ def _active(session: Session) -> Sequence[PortConflict]:
 
 
 def _automatic(
-    session: Session, due: Iterable[tuple[PortConflict, str, bool]], own_ports: Collection[int]
+    session: Session, due: Iterable[tuple[PortConflict, str]], own_ports: Collection[int], installation: Conflicts
 ) -> list[tuple[dict[str, Any], Resolution]]:
-    """What policy does about these conflicts (each with its `max_risk` and whether dependents are restarted): no port
-    is offered twice, and no service leaves a port twice."""
+    """What policy does about these conflicts (each with its `max_risk`): no port is offered twice, no service leaves a
+    port twice, and what another operation holds is left to it."""
     chosen: list[tuple[dict[str, Any], Resolution]] = []
     avoid: set[int] = set()
     moved: set[tuple[str, int]] = set()
-    for row, max_risk, restart_dependents in due:
+    held = set(session.scalars(select(OperationLock.target)))
+    for row, max_risk in due:
         if registry_conflicts.found_of(row).kind in strategies.LEFT_ALONE:
             continue
-        situation = registry_conflicts.situation(
-            session, row, own_ports, avoid=avoid, restart_dependents=restart_dependents
-        )
+        situation = registry_conflicts.situation(session, row, own_ports, avoid=avoid, installation=installation)
         resolution = strategies.automatic(situation, max_risk)
         if resolution is None or any((move.service_id, move.from_port) in moved for move in resolution.moves):
+            continue
+        if not held.isdisjoint(service_target(each) for each in _changed(resolution)):
             continue
         avoid |= {move.to_port for move in resolution.moves if move.to_port is not None}
         moved |= {(move.service_id, move.from_port) for move in resolution.moves}
@@ -198,17 +193,7 @@ def _create(
     initiated_by: str,
     dry_run: bool,
 ) -> Operation:
-    changed = {
-        each
-        for _, resolution in chosen
-        for each in (
-            *(move.service_id for move in resolution.moves),
-            *resolution.restarts,
-            *resolution.starts,
-            *resolution.stop_services,
-        )
-    }
-    services = _managed(session, changed)
+    services = _managed(session, {each for _, resolution in chosen for each in _changed(resolution)})
     subject = services[0] if len(services) == 1 else next(iter(about), None) if len(about) == 1 else None
     targets = [] if dry_run else [service_target(each) for each in services]
     operation = operations.create(
@@ -230,6 +215,11 @@ def _create(
     if stops and not dry_run:
         registry_graph.want(session, stops, Desired.STOPPED)
     return operation
+
+
+def _changed(resolution: Resolution) -> set[str]:
+    moved = {move.service_id for move in resolution.moves}
+    return moved | {*resolution.restarts, *resolution.starts, *resolution.stop_services}
 
 
 def _managed(session: Session, service_ids: Collection[str]) -> list[str]:

@@ -10,10 +10,12 @@ from sqlalchemy.orm import Session
 
 from domain import conflicts as decide
 from domain import strategies
+from domain.configuration import Conflicts
 from domain.conflicts import OPEN, Claim, ConflictKind, ConflictStatus, Found, World
 from domain.errors import ClosError, NotFound, RangeFull
 from domain.events import EventType, Severity
 from domain.observation import PortFacts
+from domain.resolving import policy_of
 from domain.specs import RuntimeKind
 from domain.states import UP, Desired
 from domain.strategies import Move, Situation
@@ -298,7 +300,7 @@ def situation(
     service_id: str | None = None,
     port: int | None = None,
     avoid: Collection[int] = (),
-    restart_dependents: bool = True,
+    installation: Conflicts | None = None,
 ) -> Situation:
     """A conflict with all that judging it needs. `service_id`: who should move; `avoid`: ports that are out of the
     question, beside those that are taken."""
@@ -318,7 +320,17 @@ def situation(
     }
     wanted = select(Service.id).where(Service.id.in_(found.claimants), Service.desired == Desired.RUNNING.value)
     waiting = frozenset(session.scalars(wanted)) - up
-    return Situation(found, tuple(moves), dependents, restart_dependents, frozenset(up), waiting, port)
+    mover = moves[0].service_id if moves else next(iter(found.claimants), "")
+    restarts = policy_for(session, installation or Conflicts(), mover).dependents == "restart"
+    return Situation(found, tuple(moves), dependents, restarts, frozenset(up), waiting, port)
+
+
+def policy_for(session: Session, installation: Conflicts, service_id: str, on_conflict: str | None = None) -> Conflicts:
+    """What is done about the conflicts of one service: its group's policy, and a request's `on_conflict`."""
+    of_group = session.scalar(
+        select(Group.conflicts).join(Service, Service.group_name == Group.name).where(Service.id == service_id)
+    )
+    return policy_of(installation, of_group, on_conflict)
 
 
 def _movers(session: Session, found: Found) -> list[str]:

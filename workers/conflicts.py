@@ -1,6 +1,6 @@
 """Operations on conflicts: look for them, resolve them, take a resolution back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,10 @@ from domain.conflicts import ConflictStatus
 from domain.errors import UnresolvedConflict
 from domain.observation import ObservedState
 from domain.planning import Plan
-from domain.resolving import Decision, decide, decision_of, plan_resolution, policy_of
+from domain.resolving import Decision, decide, decision_of, plan_resolution
 from domain.states import OperationStatus
 from domain.strategies import Move, Resolution, Situation, Strategy
-from models import conflict_requests, registry_conflicts, resolved_specs
+from models import conflict_requests, questions, registry_conflicts, resolved_specs
 from models.conflict_requests import RESOLVE, UNDO
 from models.operations import Operation
 from models.port_moves import UndoImpossible
@@ -117,8 +117,12 @@ def _decision(context: Context, operation: Operation, before: Decision | None) -
     if operation.type == UNDO:
         return before or _undo(context, int(asked["conflict_id"])), []
     note(context)
-    resolutions = [_resolution(context, operation, choice) for choice in asked["choices"]]
-    decision = _within(decide(r for r in resolutions if r is not None), frozenset(asked["services"]))
+    resolutions: list[tuple[int | None, Resolution]] = []
+    for choice in asked["choices"]:
+        given = {move.to_port for _, each in resolutions for move in each.moves if move.to_port is not None}
+        if (found := _resolution(context, operation, choice, given)) is not None:
+            resolutions.append(found)
+    decision = _within(decide(resolutions), frozenset(asked["services"]))
     if before is not None:
         left = dict.fromkeys((*before.restarts, *decision.restarts))
         decision = replace(decision, restarts=tuple(left), shown=(*before.shown, *decision.shown))
@@ -157,7 +161,7 @@ def _undo(context: Context, conflict_id: int) -> Decision:
 
 
 def _resolution(
-    context: Context, operation: Operation, choice: Mapping[str, Any]
+    context: Context, operation: Operation, choice: Mapping[str, Any], avoid: Collection[int]
 ) -> tuple[int | None, Resolution] | None:
     with context.record.read() as session:
         row = registry_conflicts.get(session, int(choice["conflict_id"]))
@@ -165,7 +169,7 @@ def _resolution(
             return None  # done by this very operation, before a port was taken from under another of its moves
         registry_conflicts.require_open(row)
         session.expunge(row)
-    situation = _situation(context, row, choice)
+    situation = _situation(context, row, choice, avoid)
     if choice["strategy"] == Strategy.IGNORE:
         return None
     if choice["strategy"] == Strategy.ASK:
@@ -183,12 +187,16 @@ def _resolution(
 
 def _answer(context: Context, operation: Operation, row: PortConflict, situation: Situation) -> Resolution | None:
     key = f"conflict:{row.id}"
+    with context.record.read() as session:
+        policy = registry_conflicts.policy_for(session, context.conflicts, next(iter(row.claimants or ()), ""))
     answer = ((operation.parameters or {}).get("answers") or {}).get(key)
+    if answer is None and (operation.parameters or {}).get("dry_run"):
+        return None
     if answer is None:
-        raise Asked(question(key, situation, context.conflicts.ask_timeout_s))
-    if answer == "timeout":
-        if context.conflicts.on_timeout == "migrate":
-            return strategies.automatic(situation, context.conflicts.max_risk)
+        raise Asked(question(key, situation, policy.ask_timeout_s))
+    if answer == questions.TIMED_OUT:
+        if policy.on_timeout == "migrate":
+            return strategies.automatic(situation, policy.max_risk)
         raise UnresolvedConflict(f"nobody answered in time: {row.detail}", hint="clos resolve", conflict_id=row.id)
     return chosen(situation, str(answer))
 
@@ -208,10 +216,11 @@ def _identified(resolution: Resolution, choice: Mapping[str, Any]) -> Resolution
     return replace(resolution, process=holder | {"allow_foreign": bool(choice.get("allow_foreign"))})
 
 
-def _situation(context: Context, row: PortConflict, choice: Mapping[str, Any]) -> Situation:
-    """The situation with a port to move to that is free at this moment."""
-    policy = policy_of(context.conflicts, None)
-    avoid: set[int] = set()
+def _situation(
+    context: Context, row: PortConflict, choice: Mapping[str, Any], avoid: Collection[int] = ()
+) -> Situation:
+    """The situation with a port to move to that is free at this moment, and that no other move has taken."""
+    out = set(avoid)
     for _ in range(_MOST_TRIES):
         with context.record.read() as session:
             situation = registry_conflicts.situation(
@@ -220,14 +229,14 @@ def _situation(context: Context, row: PortConflict, choice: Mapping[str, Any]) -
                 context.own_ports,
                 service_id=choice.get("service_id"),
                 port=choice.get("port"),
-                avoid=avoid,
-                restart_dependents=policy.dependents == "restart",
+                avoid=out,
+                installation=context.conflicts,
             )
         offered = {move.to_port for move in situation.moves if move.to_port is not None}
         held = {port for port in offered if not is_free(port, row.protocol, row.host_ip)}
         if not held:
             break
-        avoid |= held
+        out |= held
     return situation
 
 

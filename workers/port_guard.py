@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from domain import strategies
@@ -18,15 +17,13 @@ from domain.configuration import Conflicts
 from domain.conflicts import ConflictKind, Found
 from domain.errors import PortHeld
 from domain.planning import Action, Plan
-from domain.resolving import Decision, before_starts, decide, policy_of
+from domain.resolving import Decision, before_starts, decide
 from domain.specs import ServiceSpec
 from domain.strategies import Resolution, Situation, Strategy
 from models import conflict_requests, questions, registry_conflicts, resolved_specs
 from models.base import now, written
-from models.groups import Group
 from models.operations import Operation
 from models.ports import PortConflict
-from models.services import Service
 from workers import port_scan
 from workers.context import Context
 from workers.executor import Outcome
@@ -172,10 +169,8 @@ class PortGuard:
         return found
 
     def _policy(self, session: Session, service_id: str) -> Conflicts:
-        of_group = session.scalar(
-            select(Group.conflicts).join(Service, Service.group_name == Group.name).where(Service.id == service_id)
-        )
-        return policy_of(self._context.conflicts, of_group, self._asked.get("on_conflict"))
+        asked = self._asked.get("on_conflict")
+        return registry_conflicts.policy_for(session, self._context.conflicts, service_id, asked)
 
     def _choose(
         self, row: PortConflict, claiming: Mapping[str, ServiceSpec], avoid: Collection[int]
@@ -188,7 +183,7 @@ class PortGuard:
                 return None
             if row.kind == ConflictKind.DUPLICATE_CLAIM:
                 mover = None  # who has no lease moves
-        situation = self._free(row, mover, policy, claiming, avoid)
+        situation = self._free(row, mover, claiming, avoid)
         if policy.on_start == "ask":
             return self._answered(row, situation, policy)
         return self._allowed(strategies.automatic(situation, policy.max_risk))
@@ -204,7 +199,6 @@ class PortGuard:
         self,
         row: PortConflict,
         mover: str | None,
-        policy: Conflicts,
         claiming: Mapping[str, ServiceSpec],
         avoid: Collection[int],
     ) -> Situation:
@@ -219,7 +213,7 @@ class PortGuard:
                     self._context.own_ports,
                     service_id=mover,
                     avoid=out,
-                    restart_dependents=policy.dependents == "restart",
+                    installation=self._context.conflicts,
                 )
             offered = {move.to_port for move in situation.moves if move.to_port is not None}
             held = {
@@ -233,6 +227,8 @@ class PortGuard:
     def _answered(self, row: PortConflict, situation: Situation, policy: Conflicts) -> Resolution | None:
         key = f"{row.kind}:{row.port}/{row.protocol}/{row.host_ip}"
         answer = (self._asked.get("answers") or {}).get(key)
+        if answer is None and self._asked.get("dry_run"):
+            return None  # the plan shows the conflict; nobody is asked about what is not done
         if answer is None:
             raise Asked(question(key, situation, policy.ask_timeout_s))
         if answer == questions.TIMED_OUT:

@@ -186,5 +186,7 @@ def _refuse_unresolved(spec: ServiceSpec) -> None:
 
 
 def _was_there_before(holder: Mapping[str, Any], instance: Instance) -> bool:
+    if holder.get("service_id") is not None:
+        return True  # another service of ours is no child of this one, whenever it was started
     began = holder.get("started_at")
     return bool(began) and instance.started_at is not None and datetime.fromisoformat(str(began)) < instance.started_at

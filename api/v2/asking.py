@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import principal
 from api.parts import parts
+from domain.configuration import Conflicts
 from domain.errors import ValidationFailed
 from domain.states import Desired
 from models import operations, registry_graph
@@ -25,9 +26,9 @@ def own_ports() -> frozenset[int]:
     return frozenset({settings.api.port, settings.websocket.port})
 
 
-def restart_dependents() -> bool:
-    """Whether a moved service's running dependents are restarted, or only told of, in this installation."""
-    return parts().settings.conflicts.dependents == "restart"
+def conflicts_policy() -> Conflicts:
+    """What this installation does about conflicts; a group's own policy comes before it."""
+    return parts().settings.conflicts
 
 
 def refuse_what_is_not_there_yet(body: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from api.pages import PageArgs, decode_cursor, page, page_of
 from api.parts import parts
 from api.schemas import Empty
 from api.v2.answers import TERMINATE
-from api.v2.asking import own_ports, restart_dependents
+from api.v2.asking import conflicts_policy, own_ports
 from api.v2.conflict_schemas import ConflictsArgs, ConflictSchema, ResolveAllBody, ResolveBody
 from api.v2.operation_answer import OperationSchema, accepted
 from api.v2.ports import PortNotFound
@@ -82,7 +82,7 @@ class ResolveAll(MethodView):
                 initiated_by=principal().name,
                 own_ports=own_ports(),
                 dry_run=bool(body.get("dry_run")),
-                restart_dependents=restart_dependents(),
+                installation=conflicts_policy(),
             )
             return accepted(made)
 
@@ -125,7 +125,7 @@ class Resolve(MethodView):
                 body,
                 initiated_by=principal().name,
                 own_ports=own_ports(),
-                restart_dependents=restart_dependents(),
+                installation=conflicts_policy(),
             )
             return accepted(made)
 

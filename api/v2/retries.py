@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.auth import principal
-from api.v2.asking import ask, own_ports, restart_dependents
+from api.v2.asking import ask, conflicts_policy, own_ports
 from domain.errors import ServiceNotFound, ValidationFailed
 from domain.permissions import KNOWN
 from domain.strategies import Strategy
@@ -92,7 +92,7 @@ def _conflict(session: Session, first: Operation) -> Operation:
             choice,
             initiated_by=by,
             own_ports=own_ports(),
-            restart_dependents=restart_dependents(),
+            installation=conflicts_policy(),
         )
     kept = {name: value for name, value in asked.items() if name in ("choices", "services", "targets", "dry_run")}
     return operations.create(session, first.type, targets=asked.get("targets") or (), parameters=kept, initiated_by=by)

@@ -110,7 +110,7 @@ class HostProcess:
             command = command_of(spec, self._environment)
             for session, ticks in self._sightings.sessions(spec.id):
                 end_session(session, ticks, timeout_s=0.0)
-            _refuse_taken_ports(spec)
+            _refuse_taken_ports(spec, self.lookout)
             try:
                 return self._launch(spec, command, lock_fd)
             except (OSError, ValueError) as refusal:
@@ -243,11 +243,11 @@ def _wait_for_mark(pid: int) -> None:
         time.sleep(0.0002)
 
 
-def _refuse_taken_ports(spec: ServiceSpec) -> None:
+def _refuse_taken_ports(spec: ServiceSpec, lookout: Lookout) -> None:
     for port in spec.ports:
         if port.host_port is None:
             continue
         verdict, _ = listeners.can_bind(port.host_ip, port.host_port, port.protocol)
         if verdict == "held":
-            holder = listeners.blocking(port.host_port, port.protocol, port.host_ip)
+            holder = listeners.blocking(port.host_port, port.protocol, port.host_ip, lookout=lookout)
             raise PortHeld(port.host_port, port.protocol, port.host_ip, holder)

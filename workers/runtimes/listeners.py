@@ -139,15 +139,19 @@ def listeners() -> list[Listener]:
 
 
 def holders(
-    port: int, protocol: str = "tcp", host_ip: str | None = None, bindings: Iterable[Binding] = ()
+    port: int,
+    protocol: str = "tcp",
+    host_ip: str | None = None,
+    bindings: Iterable[Binding] = (),
+    lookout: Lookout | None = None,
 ) -> list[dict[str, Any]]:
     """Who holds a port, as Holder objects of the interface; with `host_ip`, who is in a bind's way there.
 
-    `bindings` are what containers publish: where they are given, no engine's proxy is named. Where the sockets cannot
-    be read nobody is named.
+    `bindings` are what containers publish: where they are given, no engine's proxy is named; `lookout` knows which
+    processes are services of ours. Where the sockets cannot be read nobody is named.
     """
     try:
-        found = Lookout().look(port, protocol)
+        found = (lookout or Lookout()).look(port, protocol)
     except SocketsUnseen:
         found = []
     facts = PortFacts(datetime.now(UTC), tuple(found), tuple(bindings))
@@ -169,9 +173,11 @@ _HIDDEN = {
 }
 
 
-def blocking(port: int, protocol: str, host_ip: str, bindings: Iterable[Binding] = ()) -> dict[str, Any]:
+def blocking(
+    port: int, protocol: str, host_ip: str, bindings: Iterable[Binding] = (), lookout: Lookout | None = None
+) -> dict[str, Any]:
     """Who makes a bind there fail, after one has failed: the first holder, or what is known where there is none."""
-    if found := holders(port, protocol, host_ip, bindings):
+    if found := holders(port, protocol, host_ip, bindings, lookout):
         return found[0]
     nobody = decide.holder(Listener(host_ip, port, protocol), {})
     return nobody | {"name": _HIDDEN[hidden_reason(host_ip, port, protocol)], "hint": None}
