@@ -14,13 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
-from domain.errors import EngineUnreachable, PortHeld, ServiceRunning, StartFailed
+from domain.errors import EngineUnreachable, ServiceRunning, StartFailed
 from domain.observation import Instance
 from domain.specs import ServiceSpec
-from workers.runtimes import listeners
 from workers.runtimes import process_identity as processes
 from workers.runtimes.fence import before_effect
-from workers.runtimes.listeners import Lookout
+from workers.runtimes.listeners import Lookout, refuse_held
 from workers.runtimes.process_command import Command, command_of, spawn
 from workers.runtimes.process_ending import end_session
 from workers.runtimes.process_execute import run_bounded
@@ -241,13 +240,3 @@ def _wait_for_mark(pid: int) -> None:
         if stat is None or stat.dead:
             return
         time.sleep(0.0002)
-
-
-def _refuse_taken_ports(spec: ServiceSpec, lookout: Lookout) -> None:
-    for port in spec.ports:
-        if port.host_port is None:
-            continue
-        verdict, _ = listeners.can_bind(port.host_ip, port.host_port, port.protocol)
-        if verdict == "held":
-            holder = listeners.blocking(port.host_port, port.protocol, port.host_ip, lookout=lookout)
-            raise PortHeld(port.host_port, port.protocol, port.host_ip, holder)

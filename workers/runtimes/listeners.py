@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from domain import ports as decide
+from domain.errors import PortHeld
 from domain.observation import Binding, Listener, PortFacts
+from domain.specs import PortRequest
 from workers.runtimes import sockets
 from workers.runtimes.bind_probe import can_bind, hidden_reason
 from workers.runtimes.namespaces import blind_because
@@ -181,6 +183,14 @@ def blocking(
         return found[0]
     nobody = decide.holder(Listener(host_ip, port, protocol), {})
     return nobody | {"name": _HIDDEN[hidden_reason(host_ip, port, protocol)], "hint": None}
+
+
+def refuse_held(ports: Iterable[PortRequest]) -> None:
+    """The last look before a start. Raises: PortHeld: a bind to one of these fails now."""
+    for each in ports:
+        if each.host_port is not None and can_bind(each.host_ip, each.host_port, each.protocol)[0] == "held":
+            holder = blocking(each.host_port, each.protocol, each.host_ip)
+            raise PortHeld(each.host_port, each.protocol, each.host_ip, holder)
 
 
 def started_at(start_ticks: int | None) -> str | None:
