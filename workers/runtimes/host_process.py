@@ -109,7 +109,7 @@ class HostProcess:
             command = command_of(spec, self._environment)
             for session, ticks in self._sightings.sessions(spec.id):
                 end_session(session, ticks, timeout_s=0.0)
-            _refuse_taken_ports(spec, self.lookout)
+            refuse_held(spec.ports, self.lookout)
             try:
                 return self._launch(spec, command, lock_fd)
             except (OSError, ValueError) as refusal:

@@ -57,6 +57,9 @@ class Lookout:
         found = sockets.bound(port, protocol, self.proc)
         holders = holders_of({each.inode for each in found if each.inode}, self.proc)
         told = self._told({pid for pids in holders.values() for pid in pids})
+        if port is None:
+            living = {(pid, known["start_ticks"]) for pid, known in told.items()}
+            self._containers = {key: value for key, value in self._containers.items() if key in living}
         facts: list[Listener] = []
         for each in found:
             place = (each.host_ip, each.port, each.protocol)
@@ -72,13 +75,11 @@ class Lookout:
         services = self.owners(pids)
         home = None if self.home is None else Home(self.home)
         told = {}
-        keys = set()
         for pid in pids:
             found = tree.process(pid)
             if found is None or found.dead:
                 continue
             key = (pid, found.start_ticks)
-            keys.add(key)
             service_id = services.get(pid)
             own = service_id is not None or (home is not None and home.has(pid, tree))
             told[pid] = {
@@ -92,7 +93,6 @@ class Lookout:
                 "container_id": self._container(key, tree),
                 "own": own,
             }
-        self._containers = {key: value for key, value in self._containers.items() if key in keys}
         return told
 
     def _container(self, key: Key, tree: Tree) -> str | None:
@@ -185,11 +185,11 @@ def blocking(
     return nobody | {"name": _HIDDEN[hidden_reason(host_ip, port, protocol)], "hint": None}
 
 
-def refuse_held(ports: Iterable[PortRequest]) -> None:
+def refuse_held(ports: Iterable[PortRequest], lookout: Lookout | None = None) -> None:
     """The last look before a start. Raises: PortHeld: a bind to one of these fails now."""
     for each in ports:
         if each.host_port is not None and can_bind(each.host_ip, each.host_port, each.protocol)[0] == "held":
-            holder = blocking(each.host_port, each.protocol, each.host_ip)
+            holder = blocking(each.host_port, each.protocol, each.host_ip, lookout=lookout)
             raise PortHeld(each.host_port, each.protocol, each.host_ip, holder)
 
 
