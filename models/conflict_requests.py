@@ -130,7 +130,8 @@ def resolve_all(
     What concerns a service that another operation works on is left out: it is there to be resolved afterwards.
     """
     rows = _active(session)
-    chosen = _automatic(session, [(row, max_risk) for row in rows], own_ports, installation or Conflicts())
+    due = [(row, max_risk, None) for row in rows]
+    chosen = _automatic(session, due, own_ports, installation or Conflicts())
     return _create(session, chosen, [], initiated_by, dry_run)
 
 
@@ -139,10 +140,12 @@ def resolve_of_own_accord(
 ) -> Operation | None:
     """Resolve what policy allows (`auto_resolve`) and a service waits for: it is wanted to run and does not.
 
-    None where there is nothing to do, or another operation works on it just now.
+    Only the one that waits is moved. None where there is nothing to do, or another operation works on it just now.
     """
     due = []
     for row in _active(session):
+        if not (row.holder or {}).get("running"):
+            continue
         waiting = session.execute(
             select(Service.id, Group.conflicts)
             .outerjoin(Group, Group.name == Service.group_name)
@@ -151,7 +154,7 @@ def resolve_of_own_accord(
         ).all()
         policies = [policy_of(installation, each.conflicts) for each in waiting]
         if policies and all(policy.auto_resolve for policy in policies):
-            due.append((row, policies[0].max_risk))
+            due.append((row, policies[0].max_risk, waiting[0].id))
     chosen = _automatic(session, due, own_ports, installation)
     return _create(session, chosen, [], "system:conflicts", dry_run=False) if chosen else None
 
@@ -161,18 +164,23 @@ def _active(session: Session) -> Sequence[PortConflict]:
 
 
 def _automatic(
-    session: Session, due: Iterable[tuple[PortConflict, str]], own_ports: Collection[int], installation: Conflicts
+    session: Session,
+    due: Iterable[tuple[PortConflict, str, str | None]],
+    own_ports: Collection[int],
+    installation: Conflicts,
 ) -> list[tuple[dict[str, Any], Resolution]]:
-    """What policy does about these conflicts (each with its `max_risk`): no port is offered twice, no service leaves a
-    port twice, and what another operation holds is left to it."""
+    """What policy does about these conflicts, each with its `max_risk` and who should move: no port is offered twice,
+    no service leaves a port twice, and what another operation holds is left to it."""
     chosen: list[tuple[dict[str, Any], Resolution]] = []
     avoid: set[int] = set()
     moved: set[tuple[str, int]] = set()
     held = set(session.scalars(select(OperationLock.target)))
-    for row, max_risk in due:
+    for row, max_risk, wish in due:
         if registry_conflicts.found_of(row).kind in strategies.LEFT_ALONE:
             continue
-        situation = registry_conflicts.situation(session, row, own_ports, avoid=avoid, installation=installation)
+        situation = registry_conflicts.situation(
+            session, row, own_ports, service_id=wish, avoid=avoid, installation=installation
+        )
         resolution = strategies.automatic(situation, max_risk)
         if resolution is None or any((move.service_id, move.from_port) in moved for move in resolution.moves):
             continue

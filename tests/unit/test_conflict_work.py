@@ -1,0 +1,330 @@
+"""What workers do about conflicts: before a start, after one that failed, by request and by policy; nobody's machine."""
+
+import socket
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain.configuration import Conflicts
+from domain.states import OperationStatus
+from models import conflict_requests, questions, registry_conflicts
+from models.base import now
+from models.groups import Group
+from models.operations import Operation
+from models.ports import PortLease, PortRange
+from tests.unit.worker_kit import Kit, plain, status
+from workers import conflicts, runner, watchdog
+from workers.ports import look
+
+STRANGER = {"kind": "process", "running": True, "name": "postgres", "pid": 812, "service_id": None, "own": False}
+FIRST, LAST = 21_400, 21_999
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Iterator[Kit]:
+    made = Kit(tmp_path)
+    with made.record.write() as session:
+        session.add(PortRange(project="development", start_port=FIRST, end_port=LAST))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that this test's own process holds."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        yield holder.getsockname()[1]
+
+
+def on(port: int, name: str = "api", **more: Any) -> dict[str, Any]:
+    return plain(name, ports=[{"host_port": port}], **more)
+
+
+def work(kit: Kit, operation_id: str) -> Operation:
+    """As the actors do."""
+    runner.run(kit.context, operation_id, lambda *p: conflicts.WORK.get(p[1].type, runner.carry_out)(*p))
+    return kit.operation(operation_id)
+
+
+def open_conflicts(kit: Kit) -> list[dict[str, Any]]:
+    with kit.record.read() as session:
+        rows = registry_conflicts.open_ones(session)
+        return [registry_conflicts.shown(row) for row in rows if row.kind != "reserved"]
+
+
+def resolve(kit: Kit, **body: Any) -> Operation:
+    conflict = open_conflicts(kit)[0]
+    with kit.record.write() as session:
+        row = registry_conflicts.get(session, conflict["id"])
+        made = conflict_requests.resolve(session, row, body, initiated_by="test")
+        operation_id = made.id
+    return work(kit, operation_id)
+
+
+def undo(kit: Kit, conflict_id: int) -> Operation:
+    with kit.record.write() as session:
+        row = registry_conflicts.get(session, conflict_id)
+        operation_id = conflict_requests.undo(session, row, initiated_by="test").id
+    return work(kit, operation_id)
+
+
+def leased(kit: Kit) -> set[int]:
+    with kit.record.read() as session:
+        return {each.port for each in session.query(PortLease)}
+
+
+# Before a start, and when a start runs into it
+
+
+def test_a_port_that_only_the_start_finds_taken_is_moved_away_from_where_policy_says_so(kit: Kit) -> None:
+    kit.group("shop", on(21_500))
+    kit.memory.hold(21_500, STRANGER)
+    done = kit.does("start", on_conflict="migrate")
+
+    assert (done.status, kit.service("api").port) == ("completed", FIRST)
+    assert status(done) == {
+        "start:shop-api": "completed",
+        "wait:shop-api": "completed",
+        "migrate_port:shop-api": "completed",
+    }
+    assert leased(kit) == {FIRST}
+    (told,) = kit.events("port.conflict_resolved")
+    assert told["data"]["resolution"] == {
+        "strategy": "migrate_service", "from_port": 21_500, "to_port": FIRST, "operation_id": done.id,
+    }  # fmt: skip
+
+
+def test_without_a_word_the_start_fails_with_the_holder_named_and_once(kit: Kit) -> None:
+    kit.group("shop", on(21_500))
+    kit.memory.hold(21_500, STRANGER)
+    done = kit.does("start")
+
+    assert (done.status, done.error["code"], done.error["holder"]["pid"]) == ("failed", "port_held", 812)
+    assert kit.memory.calls.count(("start", "shop-api")) == 1
+
+
+def test_a_port_that_is_taken_again_and_again_is_given_up_after_two_new_plans(kit: Kit) -> None:
+    kit.group("shop", on(21_500))
+    for port in range(FIRST, LAST + 1):
+        kit.memory.hold(port, STRANGER)
+    done = kit.does("start", on_conflict="migrate")
+
+    assert (done.status, done.error["code"]) == ("failed", "port_held")
+    assert kit.memory.calls.count(("start", "shop-api")) == 3
+
+
+def test_a_port_that_is_seen_to_be_held_is_resolved_before_anything_is_started(kit: Kit, taken: int) -> None:
+    kit.group("shop", on(taken), on(21_500, "web"))
+    done = kit.does("start", on_conflict="migrate")
+
+    assert done.status == "completed", done.error
+    assert kit.service("api").port == FIRST
+    assert kit.service("web").port == 21_500
+    assert min(done.steps, key=lambda each: each.position).id == "migrate_port:shop-api"
+
+
+def test_a_dry_run_shows_the_conflict_and_the_resolution_and_changes_nothing(kit: Kit, taken: int) -> None:
+    kit.group("shop", on(taken))
+    plan = kit.does("start", on_conflict="migrate", dry_run=True).result["plan"]
+
+    assert plan["steps"][0]["id"] == "migrate_port:shop-api"
+    assert [each["port"] for each in plan["conflicts"]] == [taken]
+    assert [each["strategy"] for each in plan["resolutions"]] == ["migrate_service"]
+    assert kit.service("api").port == taken
+    asked = kit.does("start", on_conflict="ask", dry_run=True)
+    assert (asked.status, asked.result["plan"]["resolutions"]) == ("completed", [])
+
+
+def test_where_the_range_is_full_the_start_fails_and_says_who_holds_the_port(kit: Kit, taken: int) -> None:
+    kit.group("shop", on(taken))
+    with kit.record.write() as session:
+        for row in session.query(PortRange):
+            session.delete(row)
+    kit.memory.hold(taken, STRANGER)
+    done = kit.does("start", on_conflict="migrate")
+    assert (done.status, done.error["code"]) == ("failed", "port_held")
+
+
+def test_of_two_services_of_one_start_that_claim_one_port_the_one_without_the_lease_moves(kit: Kit) -> None:
+    kit.group("shop", on(21_500), on(21_500, "web"))
+    done = kit.does("start", on_conflict="migrate")
+
+    assert done.status == "completed", done.error
+    assert {kit.service("api").port, kit.service("web").port} == {21_500, FIRST}
+
+
+def test_a_groups_policy_resolves_without_a_request_and_a_request_overrules_it(kit: Kit, taken: int) -> None:
+    kit.group("shop", on(taken))
+    with kit.record.write() as session:
+        session.get_one(Group, "shop").conflicts = {"auto_resolve": True}
+    kit.memory.hold(taken, STRANGER)
+    assert kit.does("start", on_conflict="fail").status == "failed"
+    assert kit.does("start").status == "completed"
+
+
+# Questions
+
+
+def test_a_question_names_the_holder_and_the_choices_and_holds_no_worker(kit: Kit, taken: int) -> None:
+    kit.group("shop", on(taken))
+    asked = kit.does("start", on_conflict="ask")
+
+    assert (asked.status, asked.attempt, asked.heartbeat_at) == ("waiting", 0, None)
+    assert [each["choice"] for each in asked.question["choices"]] == [
+        "migrate_service", "change_port", "kill_process", "ignore",
+    ]  # fmt: skip
+    assert sorted(kit.locks()) == ["group:shop", "service:shop-api"]
+    (told,) = kit.events("operation.waiting")
+    assert told["data"]["question"]["choices"] == asked.question["choices"]
+    assert kit.service("api").waiting_for[0]["kind"] == "answer"
+
+
+@pytest.mark.parametrize(("choice", "port"), [("migrate_service", FIRST), ("change_port:21777", 21_777)])
+def test_the_answer_is_what_is_done(kit: Kit, taken: int, choice: str, port: int) -> None:
+    kit.group("shop", on(taken))
+    asked = kit.does("start", on_conflict="ask")
+    with kit.record.write() as session:
+        questions.answer(session, session.get_one(Operation, asked.id), choice)
+    done = kit.run(asked.id)
+
+    assert (done.status, kit.service("api").port, done.question) == ("completed", port, None)
+
+
+def test_an_answer_to_leave_it_lets_the_start_fail_as_it_would_have(kit: Kit, taken: int) -> None:
+    kit.group("shop", on(taken))
+    kit.memory.hold(taken, STRANGER)
+    asked = kit.does("start", on_conflict="ask")
+    with kit.record.write() as session:
+        questions.answer(session, session.get_one(Operation, asked.id), "ignore")
+    assert kit.run(asked.id).error["code"] == "port_held"
+
+
+@pytest.mark.parametrize(("on_timeout", "expected"), [("fail", "failed"), ("migrate", "completed")])
+def test_a_question_whose_time_is_up_is_answered_by_policy(
+    kit: Kit, taken: int, on_timeout: str, expected: str
+) -> None:
+    kit.group("shop", on(taken))
+    kit.memory.hold(taken, STRANGER)
+    object.__setattr__(kit.context, "conflicts", Conflicts(on_timeout=on_timeout))
+    asked = kit.does("start", on_conflict="ask")
+    kit.change(asked.id, question=asked.question | {"expires_at": (now() - timedelta(seconds=1)).isoformat()})
+    watchdog.send_overdue(kit.context, queue_is_empty=True)
+    assert kit.operation(asked.id).status == OperationStatus.PENDING
+
+    assert kit.run(asked.id).status == expected
+
+
+# By request
+
+
+def test_a_resolution_moves_a_running_service_and_an_undo_moves_it_back(kit: Kit) -> None:
+    kit.group("shop", on(21_500))
+    kit.group("other", on(21_500))
+    assert kit.does("start").status == "completed"
+    conflicts.note(kit.context)
+    conflict = open_conflicts(kit)[0]
+    done = resolve(kit, strategy="migrate_service", service_id="shop-api")
+
+    assert done.status == "completed", done.error
+    assert [step.id for step in sorted(done.steps, key=lambda each: each.position)] == [
+        "stop:shop-api", "migrate_port:shop-api", "start:shop-api", "wait:shop-api",
+    ]  # fmt: skip
+    assert kit.service("api").port == FIRST
+    assert open_conflicts(kit) == []
+    with pytest.raises(conflict_requests.UndoImpossible):
+        undo(kit, conflict["id"])  # the other one has inherited the port
+    assert kit.does("remove", "other").status == "completed"
+    back = undo(kit, conflict["id"])
+    assert (back.status, kit.service("api").port) == ("completed", 21_500)
+    assert kit.memory.observe()["shop-api"].alive
+
+
+def test_stopping_the_other_service_frees_the_port_for_the_one_that_waits(kit: Kit) -> None:
+    kit.group("shop", on(21_500))
+    kit.group("other", on(21_500))
+    assert kit.does("start").status == "completed"
+    assert kit.does("start", "other").error["code"] == "port_held"
+    conflicts.note(kit.context)
+    done = resolve(kit, strategy="stop_container")
+
+    assert done.status == "completed", done.error
+    assert not kit.memory.observe()["shop-api"].alive
+    assert kit.memory.observe()["other-api"].alive
+
+
+def test_what_is_ignored_is_not_told_of_again_while_it_lasts(kit: Kit, taken: int) -> None:
+    kit.group("shop", on(taken))
+    conflicts.note(kit.context)
+    assert resolve(kit, strategy="ignore").status == "completed"
+    conflicts.note(kit.context)
+
+    assert [each["status"] for each in open_conflicts(kit)] == ["ignored"]
+    assert (
+        len([each for each in kit.events("port.conflict_detected") if each["data"]["kind"] == "foreign_process"]) == 1
+    )
+
+
+def test_to_ask_about_a_conflict_is_an_operation_that_waits(kit: Kit, taken: int) -> None:
+    kit.group("shop", on(taken))
+    conflicts.note(kit.context)
+    asked = resolve(kit, strategy="ask")
+    assert asked.status == "waiting"
+    with kit.record.write() as session:
+        questions.answer(session, session.get_one(Operation, asked.id), "migrate_service")
+    assert (work(kit, asked.id).status, kit.service("api").port) == ("completed", FIRST)
+
+
+def test_a_resolution_whose_conflict_is_gone_by_then_fails_and_changes_nothing(kit: Kit) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        kit.group("shop", on(port))
+        conflicts.note(kit.context)
+        with kit.record.write() as session:
+            row = registry_conflicts.get(session, open_conflicts_of(session))
+            operation_id = conflict_requests.resolve(
+                session, row, {"strategy": "migrate_service"}, initiated_by="test"
+            ).id
+    done = work(kit, operation_id)
+    assert (done.status, done.error["code"], kit.service("api").port) == ("failed", "conflict_closed", port)
+
+
+def open_conflicts_of(session: Any) -> int:
+    return next(row.id for row in registry_conflicts.open_ones(session) if row.kind != "reserved")
+
+
+def test_a_scan_says_what_began_and_what_ended(kit: Kit, taken: int) -> None:
+    kit.group("shop", on(taken))
+    with kit.record.write() as session:
+        operation_id = conflict_requests.scan(session, initiated_by="test").id
+    runner.run(kit.context, operation_id, look)
+    done = kit.operation(operation_id)
+    held = [each for each in done.result["conflicts"] if each["kind"] == "foreign_process"]
+
+    assert done.status == "completed"
+    assert [each["port"] for each in held] == [taken]
+    assert held[0]["id"] in done.result["opened"]
+
+
+def test_the_scheduled_look_resolves_what_a_service_waits_for_and_leaves_the_rest(kit: Kit, taken: int) -> None:
+    object.__setattr__(kit.context, "conflicts", Conflicts(auto_resolve=True))
+    kit.group("shop", on(taken))
+    kit.group("idle", on(taken))
+    kit.memory.hold(taken, STRANGER)
+    assert kit.does("start", on_conflict="fail").status == "failed"
+    conflicts.tick(kit.context)
+    (message,) = [each for each in kit.sent() if each.args]
+    done = work(kit, message.args[0])
+
+    assert (done.type, done.status, done.initiated_by) == ("conflict.resolve", "completed", "system:conflicts")
+    assert kit.service("api").port == FIRST
+    assert kit.memory.observe()["shop-api"].alive
+    assert kit.service("api", "idle").port == taken
+    conflicts.tick(kit.context)
+    assert kit.sent() == []
