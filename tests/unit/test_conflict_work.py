@@ -1,4 +1,4 @@
-"""What workers do about conflicts: before a start, after one that failed, by request and by policy; nobody's machine."""
+"""What workers do about conflicts: before a start, after one that failed, by request and by policy."""
 
 import socket
 from collections.abc import Iterator
