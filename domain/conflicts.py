@@ -205,7 +205,7 @@ def _held(claim: Claim, duplicates: Collection[str], world: World) -> list[Found
 def _kind(fact: Listener | Binding) -> ConflictKind:
     if fact.own:
         return ConflictKind.STRAY_INSTANCE
-    if fact.container_id is not None:
+    if fact.container_id is not None or ports.is_proxy(fact):  # a proxy without its engine: some container's
         return ConflictKind.FOREIGN_CONTAINER
     return ConflictKind.FOREIGN_PROCESS
 

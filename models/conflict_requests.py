@@ -6,7 +6,6 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from domain import ports as decide
 from domain import strategies
 from domain.configuration import Conflicts
 from domain.conflicts import ConflictStatus
@@ -15,7 +14,7 @@ from domain.resolving import policy_of
 from domain.specs import RuntimeKind
 from domain.states import UP, Desired
 from domain.strategies import Resolution, Strategy
-from models import leases, operations, registry_conflicts, registry_graph, registry_verdicts, resolved_specs
+from models import conflict_situations, operations, port_ranges, registry_conflicts, registry_graph, resolved_specs
 from models.base import now
 from models.groups import Group
 from models.operations import Operation, OperationLock, service_target
@@ -56,7 +55,7 @@ def resolve(
         "allow_foreign": bool(body.get("allow_foreign")),
     }
     _check_words(session, row, body, own_ports)
-    situation = registry_conflicts.situation(
+    situation = conflict_situations.situation(
         session,
         row,
         own_ports,
@@ -90,19 +89,7 @@ def _check_words(session: Session, row: PortConflict, body: Mapping[str, Any], o
     if errors:
         raise ValidationFailed(errors)
     if port is not None:
-        refuse_held(session, port, row.protocol, row.host_ip, own_ports)
-
-
-def refuse_held(session: Session, port: int, protocol: str, host_ip: str, own_ports: Collection[int] = ()) -> None:
-    """Raises: PortHeld: the port is leased, or was last seen to be held."""
-    leased = leases.holder(session, port, protocol)
-    if leased is not None:
-        raise PortHeld(port, protocol, host_ip, leases.as_holder(session, leased))
-    facts = registry_verdicts.facts(session)
-    if facts is None:
-        return
-    if found := decide.holders(host_ip, protocol, port, facts, {}, own_ports):
-        raise PortHeld(port, protocol, host_ip, found[0])
+        port_ranges.refuse_held(session, port, row.protocol, row.host_ip, own_ports)
 
 
 def _check_confirmation(resolution: Resolution, body: Mapping[str, Any]) -> None:
@@ -176,9 +163,9 @@ def _automatic(
     moved: set[tuple[str, int]] = set()
     held = set(session.scalars(select(OperationLock.target)))
     for row, max_risk, wish in due:
-        if registry_conflicts.found_of(row).kind in strategies.LEFT_ALONE:
+        if conflict_situations.found_of(row).kind in strategies.LEFT_ALONE:
             continue
-        situation = registry_conflicts.situation(
+        situation = conflict_situations.situation(
             session, row, own_ports, service_id=wish, avoid=avoid, installation=installation
         )
         resolution = strategies.automatic(situation, max_risk)
@@ -274,7 +261,7 @@ def undo(session: Session, row: PortConflict, *, initiated_by: str, own_ports: C
     restores = list(row.undo["restore"])
     for each in restores:
         try:
-            refuse_held(session, each["from_port"], each["protocol"], row.host_ip, own_ports)
+            port_ranges.refuse_held(session, each["from_port"], each["protocol"], row.host_ip, own_ports)
         except PortHeld as held:
             raise UndoImpossible(
                 f"port {held.port}/{held.protocol} is taken since: {held.message}",

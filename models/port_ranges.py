@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from domain import ports as decide
 from domain.errors import ClosError, LeaseNotFound, PortHeld, PortRangeNotFound, ValidationFailed
+from domain.observation import Binding, Listener
 from models import leases, port_search, registry_verdicts
 from models.base import now
 from models.groups import Group
@@ -114,7 +116,7 @@ def allocate(session: Session, fields: Mapping[str, Any], own_ports: Collection[
     if service_id is not None and service is None:
         raise ValidationFailed({"service_id": [f"There is no service {service_id!r}."]})
     if preferred is not None:
-        _refuse_held(session, preferred, protocol, own_ports)
+        refuse_held(session, preferred, protocol, own_ports=own_ports)
     return leases.lease(
         session,
         fields.get("project") or _project_of(session, service),
@@ -131,15 +133,26 @@ def _project_of(session: Session, service: Service | None) -> str:
     return _DEFAULT_PROJECT if group is None else group.project
 
 
-def _refuse_held(session: Session, port: int, protocol: str, own_ports: Collection[int]) -> None:
+def refuse_held(session: Session, port: int, protocol: str, host_ip: str = "", own_ports: Collection[int] = ()) -> None:
+    """Refuse a port that somebody has, or would have as soon as his container is started; no `host_ip` is any address.
+
+    Raises:
+        PortHeld: it is leased, CLOS's own, or was held when the host was last looked at.
+    """
     leased = leases.holder(session, port, protocol)
     if leased is not None:
         raise PortHeld(port, protocol, leased.host_ip, leases.as_holder(session, leased))
     if port in own_ports:
-        raise PortHeld(port, protocol, "", _holder("clos", "clos", None))
-    seen = [each for each in registry_verdicts.listeners_on(session, port) if each.protocol == protocol]
-    if seen:
-        raise PortHeld(port, protocol, seen[0].host_ip, registry_verdicts.holders(session, port, seen)[0])
+        raise PortHeld(port, protocol, host_ip, _holder("clos", "clos", None))
+    facts = registry_verdicts.facts(session)
+    if facts is None:
+        return
+    found: Sequence[Listener | Binding] = decide.in_the_way(host_ip, protocol, port, facts)
+    found = found or decide.latent(host_ip, protocol, port, facts)
+    if found:
+        names = registry_verdicts.names(session, {each.service_id for each in found if each.service_id})
+        holder = registry_verdicts.dated(session, [decide.holder(found[0], names, own_ports)])[0]
+        raise PortHeld(port, protocol, found[0].host_ip, holder)
 
 
 def _holder(kind: str, name: str, service_id: str | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from domain.planning import Plan
 from domain.resolving import Decision, decide, decision_of, plan_resolution
 from domain.states import OperationStatus
 from domain.strategies import Move, Resolution, Situation, Strategy
-from models import conflict_requests, questions, registry_conflicts, resolved_specs
+from models import conflict_requests, conflict_situations, questions, registry_conflicts, resolved_specs
 from models.conflict_requests import RESOLVE, UNDO
 from models.operations import Operation
 from models.port_moves import UndoImpossible
@@ -188,7 +188,7 @@ def _resolution(
 def _answer(context: Context, operation: Operation, row: PortConflict, situation: Situation) -> Resolution | None:
     key = f"conflict:{row.id}"
     with context.record.read() as session:
-        policy = registry_conflicts.policy_for(session, context.conflicts, next(iter(row.claimants or ()), ""))
+        policy = conflict_situations.policy_for(session, context.conflicts, next(iter(row.claimants or ()), ""))
     answer = ((operation.parameters or {}).get("answers") or {}).get(key)
     if answer is None and (operation.parameters or {}).get("dry_run"):
         return None
@@ -223,7 +223,7 @@ def _situation(
     out = set(avoid)
     for _ in range(_MOST_TRIES):
         with context.record.read() as session:
-            situation = registry_conflicts.situation(
+            situation = conflict_situations.situation(
                 session,
                 row,
                 context.own_ports,

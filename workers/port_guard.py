@@ -20,7 +20,7 @@ from domain.planning import Action, Plan
 from domain.resolving import Decision, before_starts, decide
 from domain.specs import ServiceSpec
 from domain.strategies import Resolution, Situation, Strategy
-from models import conflict_requests, questions, registry_conflicts, resolved_specs
+from models import conflict_requests, conflict_situations, questions, registry_conflicts, resolved_specs
 from models.base import now, written
 from models.operations import Operation
 from models.ports import PortConflict
@@ -170,7 +170,7 @@ class PortGuard:
 
     def _policy(self, session: Session, service_id: str) -> Conflicts:
         asked = self._asked.get("on_conflict")
-        return registry_conflicts.policy_for(session, self._context.conflicts, service_id, asked)
+        return conflict_situations.policy_for(session, self._context.conflicts, service_id, asked)
 
     def _choose(
         self, row: PortConflict, claiming: Mapping[str, ServiceSpec], avoid: Collection[int]
@@ -207,7 +207,7 @@ class PortGuard:
         host_ips = {p.host_ip for spec in claiming.values() for p in spec.ports if p.host_port == row.port}
         for _ in range(_MOST_TRIES):
             with self._context.record.read() as session:
-                situation = registry_conflicts.situation(
+                situation = conflict_situations.situation(
                     session,
                     row,
                     self._context.own_ports,

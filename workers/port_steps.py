@@ -167,8 +167,7 @@ def refuse_held(context: Context, port: int, protocol: str, host_ip: str) -> Non
     """
     if is_free(port, protocol, host_ip):
         return
-    found = port_scan.holders_now(context, host_ip, protocol, port)
-    raise PortHeld(port, protocol, host_ip, found[0] if found else None)
+    raise PortHeld(port, protocol, host_ip, port_scan.blocking_now(context, host_ip, protocol, port))
 
 
 def is_free(port: int, protocol: str, host_ip: str) -> bool:

@@ -133,10 +133,11 @@ class Steps:
             instance = runtime.start(spec)
             return Done(instance, HealthStatus.STARTING if spec.health_check else HealthStatus.NONE, spec.references)
         except PortHeld as held:
-            if held.holder is not None and held.holder.get("kind") != "unknown":
+            known = held.holder or {}
+            if known.get("kind") in ("process", "service", "clos") or known.get("container_id"):
                 raise
             found = self._holders(held.host_ip, held.protocol, held.port)
-            raise PortHeld(held.port, held.protocol, held.host_ip, found[0] if found else None) from held
+            raise PortHeld(held.port, held.protocol, held.host_ip, found[0] if found else held.holder) from held
 
     def _wait(self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
         try:

@@ -10,7 +10,7 @@ from api import audit
 from api.auth import principal
 from api.v2.asking import own_ports
 from domain.errors import ValidationFailed
-from models import conflict_requests, questions, registry_conflicts
+from models import port_ranges, questions, registry_conflicts
 from models.operations import Operation
 
 # The right to end a process that CLOS does not own.
@@ -49,7 +49,7 @@ def _check_port(session: Session, operation: Operation, port: int) -> None:
     asked_of, protocol, host_ip = _socket(session, operation)
     if port == asked_of:
         raise ValidationFailed({"choice": [f"{port} is the port that the conflict is about."]})
-    conflict_requests.refuse_held(session, port, protocol, host_ip, own_ports())
+    port_ranges.refuse_held(session, port, protocol, host_ip, own_ports())
 
 
 def _socket(session: Session, operation: Operation) -> tuple[int, str, str]:

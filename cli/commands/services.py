@@ -63,6 +63,7 @@ def show(invocation: Invocation, service: str) -> int:
             ("health", health.get("status")),
             ("health detail", health.get("detail")),
             ("drift", "what runs is not what is wanted" if one.get("drift") else None),
+            *(("drift", detail) for detail in one.get("drift_detail") or []),
             ("started", local_time(one.get("started_at"))),
             ("stopped", local_time(one.get("stopped_at"))),
             *((key.replace("_", " "), observed.get(key)) for key in ("pid", "container_id", "exit_code", "restarts")),
