@@ -59,6 +59,9 @@ class PortGuard:
         self._services = frozenset(self._asked.get("services") or ())
         # What a start itself has found taken, though no look showed it: (service, protocol, port) -> the error.
         self._refused: dict[tuple[str, str, int], PortHeld] = {}
+        # What was done over all plans: the services that moved, and the options that were chosen.
+        self._moved: set[str] = set()
+        self._resolutions: list[Mapping[str, Any]] = []
 
     def guard(self, plan: Plan, specs: Sequence[ServiceSpec]) -> Guarded:
         """The plan, and what has to be done before its starts.
@@ -84,6 +87,7 @@ class PortGuard:
                 chosen.append((row.id, resolution))
             plan = Plan(plan.steps, (*plan.conflicts, shown), plan.resolutions)
         decision = decide(chosen)
+        self._resolutions += decision.shown
         return Guarded(before_starts(plan, decision), decision)
 
     def may_plan_again(self, outcome: Outcome, specs: Mapping[str, ServiceSpec], tries: int) -> bool:
@@ -94,18 +98,30 @@ class PortGuard:
             if isinstance(error, PortHeld)
         }
         self._refused |= taken
+        moves = f"{Action.MIGRATE_PORT}:"
+        self._moved |= {step.removeprefix(moves) for step in outcome.completed if step.startswith(moves)}
         if tries >= PLANS_AGAIN or outcome.cancelled or not taken:
             return False
         with self._context.record.read() as session:
             modes = [self._policy(session, service_id).on_start for service_id, _, _ in taken if service_id in specs]
         return any(mode != "fail" for mode in modes)
 
-    def finish(self, guarded: Guarded) -> None:
-        """After the last plan: services outside of this operation that refer to what was moved are restarted, or left
-        with their `drift`, as policy says."""
-        moved = {move.service_id for move in guarded.decision.moves}
-        if not moved:
-            return
+    def finish(self, plan: Plan, specs: Mapping[str, ServiceSpec]) -> Plan:
+        """After the last plan: write down what only a start has seen, and let others follow what was moved.
+
+        The plan, with every resolution that was chosen on the way.
+        """
+        if self._refused:
+            self._conflicts(
+                {service_id: specs[service_id] for service_id, _, _ in self._refused if service_id in specs}
+            )
+        if self._moved:
+            self._let_follow(self._moved)
+        return replace(plan, resolutions=tuple(self._resolutions))
+
+    def _let_follow(self, moved: set[str]) -> None:
+        """Services outside of this operation that refer to what was moved are restarted, or left with their `drift`, as
+        policy says."""
         with self._context.record.write() as session:
             referring = resolved_specs.referencing(session, moved, by_host_port=True)
             outside = sorted(each for each in referring if each not in self._services)

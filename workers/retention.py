@@ -6,13 +6,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import InstrumentedAttribute
 
+from domain.conflicts import ConflictStatus
 from domain.states import FINAL
 from models import leases
 from models.base import Base, now
 from models.events import Event
 from models.installation import Heartbeat, IdempotencyKey, ServiceMetric, SystemMetric, TickSlot
 from models.operations import Operation
-from models.ports import PortHistory
+from models.ports import PortConflict, PortHistory
 from models.record import Record
 from workers.context import Context
 
@@ -42,6 +43,13 @@ def age_out(context: Context) -> None:
         Operation.end_time,
         kept.get("operations", 30 * _DAY_S),
         Operation.status.in_([status.value for status in FINAL]),
+    )
+    _delete(
+        context.record,
+        PortConflict,
+        PortConflict.resolved_at,
+        kept.get("events", 30 * _DAY_S),
+        PortConflict.status == ConflictStatus.RESOLVED.value,
     )
 
 

@@ -128,9 +128,8 @@ def carry_out(context: Context, operation: Operation, claim: Claim, journal: Jou
         if not starts or not guard.may_plan_again(outcome, subject.by_id, tries):
             break
         log.info("operation.planned_again", operation_id=operation.id, failed=sorted(outcome.failed))
-    if starts:
-        guard.finish(guarded)
-    conclude(context, journal, operation, subject, guarded.plan, outcome)
+    plan = guard.finish(guarded.plan, subject.by_id) if starts else guarded.plan
+    conclude(context, journal, operation, subject, plan, outcome)
 
 
 def carry(
@@ -243,7 +242,9 @@ def conclude(
     if unsettled := journal.unsettled([spec.id for spec in subject.specs]):
         left = [spec for spec in subject.specs if spec.id in unsettled]
         journal.settle(unsettled, context.observer.snapshot(left, subject.health))
-    result = {"changed": len(outcome.completed), "steps": len(plan.steps)}
+    result: dict[str, Any] = {"changed": len(outcome.completed), "steps": len(plan.steps)}
+    if plan.resolutions:
+        result["resolutions"] = [dict(each) for each in plan.resolutions]
     if outcome.cancelled and len(outcome.completed) < len(plan.steps):
         journal.finish(
             OperationStatus.CANCELLED, result, Cancelled("it was cancelled between two steps", hint=None).as_dict()

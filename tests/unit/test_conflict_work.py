@@ -93,6 +93,7 @@ def test_a_port_that_only_the_start_finds_taken_is_moved_away_from_where_policy_
         "migrate_port:shop-api": "completed",
     }
     assert leased(kit) == {FIRST}
+    assert [(each["from_port"], each["port"]) for each in done.result["resolutions"]] == [(21_500, FIRST)]
     (told,) = kit.events("port.conflict_resolved")
     assert told["data"]["resolution"] == {
         "strategy": "migrate_service", "from_port": 21_500, "to_port": FIRST, "operation_id": done.id,
@@ -106,6 +107,7 @@ def test_without_a_word_the_start_fails_with_the_holder_named_and_once(kit: Kit)
 
     assert (done.status, done.error["code"], done.error["holder"]["pid"]) == ("failed", "port_held", 812)
     assert kit.memory.calls.count(("start", "shop-api")) == 1
+    assert [(each["kind"], each["holder"]["pid"]) for each in open_conflicts(kit)] == [("foreign_process", 812)]
 
 
 def test_a_port_that_is_taken_again_and_again_is_given_up_after_two_new_plans(kit: Kit) -> None:
