@@ -24,7 +24,8 @@ from workers import port_scan, runner
 from workers.claims import Claim
 from workers.context import Context
 from workers.journal import Journal
-from workers.port_guard import PLANS_AGAIN, Asked, chosen, question
+from workers.port_guard import PLANS_AGAIN
+from workers.port_questions import Asked, chosen, question
 from workers.port_steps import is_free
 from workers.runner import Subject
 from workers.runtimes import termination

@@ -6,7 +6,6 @@ start is planned again, at most twice.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -19,27 +18,19 @@ from domain.errors import PortHeld
 from domain.planning import Action, Plan
 from domain.resolving import Decision, before_starts, decide
 from domain.specs import ServiceSpec
-from domain.strategies import Resolution, Situation, Strategy
+from domain.strategies import Resolution, Situation
 from models import conflict_requests, conflict_situations, questions, registry_conflicts, resolved_specs
-from models.base import now, written
 from models.operations import Operation
 from models.ports import PortConflict
 from workers import port_scan
 from workers.context import Context
 from workers.executor import Outcome
+from workers.port_questions import Asked, chosen, question
 from workers.port_steps import is_free
 
 log = structlog.get_logger()
 PLANS_AGAIN = 2
 _MOST_TRIES = 32
-
-
-class Asked(Exception):
-    """A person has to answer first; `question` is what."""
-
-    def __init__(self, question: dict[str, Any]) -> None:
-        super().__init__(question["text"])
-        self.question = question
 
 
 @dataclass
@@ -251,43 +242,3 @@ class PortGuard:
             allowed = policy.on_timeout == "migrate"
             return self._allowed(strategies.automatic(situation, policy.max_risk)) if allowed else None
         return self._allowed(chosen(situation, str(answer)))
-
-
-def question(key: str, situation: Situation, timeout_s: float) -> dict[str, Any]:
-    """What a person is asked about one conflict (interface.md, Operation `question`)."""
-    choices = []
-    for each in strategies.options(situation):
-        if each["strategy"] == Strategy.ASK:
-            continue
-        choice = each["strategy"]
-        if choice == Strategy.MIGRATE_SERVICE and len(situation.moves) > 1:
-            choice = f"{choice}:{each['service_id']}"
-        choices.append(
-            {
-                "choice": choice,
-                "description": each["description"],
-                "risk_level": each["risk_level"],
-                "effects": each["effects"],
-            }
-            | ({"confirm": each["confirm"]} if "confirm" in each else {})
-        )
-    return {
-        "key": key,
-        "text": f"{situation.conflict.detail}. What shall be done?",
-        "choices": choices,
-        "expires_at": written(now() + timedelta(seconds=timeout_s)),
-    }
-
-
-def chosen(situation: Situation, answer: str) -> Resolution | None:
-    """The resolution that an answer means; None where it is to be left alone, or fits no longer."""
-    name, _, detail = answer.partition(":")
-    if name == Strategy.IGNORE:
-        return None
-    moves = [
-        move for move in situation.moves if not detail or name == Strategy.CHANGE_PORT or move.service_id == detail
-    ]
-    port = int(detail) if name == Strategy.CHANGE_PORT and detail else None
-    narrowed = replace(situation, moves=moves, port=port)
-    resolver = strategies.resolver(name)
-    return resolver.resolve(narrowed) if resolver.can_resolve(narrowed) else None

@@ -39,7 +39,8 @@ from workers.claims import Claim
 from workers.context import Context
 from workers.executor import Executor, Outcome
 from workers.journal import Journal
-from workers.port_guard import Asked, Guarded, PortGuard
+from workers.port_guard import Guarded, PortGuard
+from workers.port_questions import Asked
 from workers.port_steps import PortSteps
 from workers.steps import Steps
 
