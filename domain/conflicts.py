@@ -104,9 +104,22 @@ def detect(world: World) -> list[Found]:
     return _merged(found)
 
 
-def in_the_way_of(claim: Claim, world: World) -> list[Found]:
-    """What would make a start of this claim fail now: holders alone, no warning and no latent claim."""
-    return _held(claim, (), world)
+def before_start(world: World, starting: Collection[str]) -> list[Found]:
+    """Of all conflicts those that would make a start of these services fail now: no warning, and no latent claim.
+
+    Of a duplicate that is so where another claimant runs, or where several of them are to start.
+    """
+    return [found for found in detect(world) if _stops(found, set(starting), world)]
+
+
+def _stops(found: Found, starting: set[str], world: World) -> bool:
+    named = starting & set(found.claimants)
+    if not named or found.kind in HELD:
+        return bool(named)
+    others = set(found.claimants) - named
+    return found.kind is ConflictKind.DUPLICATE_CLAIM and (
+        len(named) > 1 or any(claim.up and claim.service_id in others for claim in world.claims)
+    )
 
 
 def _duplicates(claims: Sequence[Claim], world: World) -> list[Found]:

@@ -82,7 +82,7 @@ def decide(resolutions: Iterable[tuple[int | None, Resolution]]) -> Decision:
         tuple(dict.fromkeys(s for _, each in chosen for s in each.starts if s not in restarts and s not in stops)),
         stops,
         tuple(dict.fromkeys(each.container for _, each in chosen if each.container is not None)),
-        tuple(each.process for _, each in chosen if each.process is not None),
+        tuple({target_of(each.process): each.process for _, each in chosen if each.process is not None}.values()),
         shown=tuple(each.option() | {"conflict_id": conflict_id} for conflict_id, each in chosen),
     )
 
@@ -93,17 +93,20 @@ def plan_resolution(
     decision: Decision,
     images_ready: Collection[str] = (),
     moved: Collection[Move] = (),
+    restored: Collection[str] = (),
 ) -> Plan:
     """Stop what is in the way and what moves, move it, start again what ran and what is wanted.
 
-    `specs` are as the record has them now, of every service that the decision names. `moved` are the moves that were
-    made by an earlier attempt: then a service that runs as it is wanted now has been restarted already.
+    `specs` are as the record has them now, of every service that the decision names. `moved` are the moves that an
+    earlier attempt made, `restored` the services that it moved back: when nothing of that is left, a service that runs
+    as it is wanted now has been restarted already.
 
     Raises:
         DependencyCycle: services need each other in a ring.
     """
     by_id = {spec.id: spec for spec in specs}
-    all_moved = set(decision.moves) <= set(moved) and bool(decision.moves)
+    all_moved = bool(moved or restored) and set(decision.moves) <= set(moved)
+    all_moved = all_moved and all(each["service_id"] in restored for each in decision.restore)
     restarts = [
         each
         for each in decision.restarts
@@ -113,7 +116,8 @@ def plan_resolution(
     moving = {move.service_id for move in decision.moves} | {str(each["service_id"]) for each in decision.restore}
     stops = _stops(by_id, observed, decision, [each for each in restarts if observed.of(each).alive], moving)
     stop_ids = tuple(step.id for step in stops)
-    acts = _acts(decision, moved, stop_ids)
+    left = replace(decision, restore=tuple(each for each in decision.restore if each["service_id"] not in restored))
+    acts = _acts(left, moved, stop_ids)
     starting = [by_id[each] for each in (*restarts, *decision.starts) if each in by_id]
     starts = _starts(starting, observed, {*restarts}, images_ready)
     before = (*stop_ids, *(step.id for step in acts))

@@ -97,6 +97,8 @@ class Resolution:
         }
         if self.process is not None:
             shown["confirm"] = confirmation(self.process)
+        if self.container is not None:
+            shown["container_id"] = self.container[0]
         return shown
 
 
@@ -116,6 +118,12 @@ class Resolver(Protocol):
     def resolve(self, situation: Situation) -> Resolution:
         """What would be done; only where `can_resolve`."""
         ...
+
+
+def identity(holder: Mapping[str, Any] | None) -> str:
+    """Who a holder is, told from whoever may have the port after it: what somebody has said yes to."""
+    known = holder or {}
+    return f"{known.get('container_id') or known.get('service_id') or known.get('pid')}@{known.get('start_ticks')}"
 
 
 def confirmation(holder: Mapping[str, Any]) -> str:
@@ -145,6 +153,9 @@ class AutoPortMigration:
         where = f"port {move.to_port}" if move.to_port is not None else "the port that you name"
         followers = tuple(situation.dependents.get(move.service_id, ()))
         effects = [f"{move.service_id} listens on {where} instead of {move.from_port}"]
+        if (situation.conflict.holder or {}).get("service_id") == move.service_id:
+            others = ", ".join(each for each in situation.conflict.claimants if each != move.service_id)
+            effects.append(f"port {move.from_port} is leased to {others} from then on")
         restarts: tuple[str, ...] = ()
         starts = _starts([move.service_id], situation, effects)
         if move.service_id in situation.up:
@@ -200,6 +211,8 @@ class StopContainer:
             what, effects = f"the service {service_id}", [f"{service_id} is stopped and stays stopped"]
             if needing := situation.dependents.get(str(service_id), ()):
                 effects.append(f"running services that refer to it lose it: {', '.join(needing)}")
+            if situation.conflict.kind is ConflictKind.DUPLICATE_CLAIM:
+                effects.append("both go on claiming the port, so the conflict lasts until one of them moves")
         else:
             what, effects = f"the container {name}", [f"the container {name}, which CLOS does not own, is stopped"]
         starts = _starts([c for c in situation.conflict.claimants if c != service_id], situation, effects)

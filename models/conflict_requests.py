@@ -14,7 +14,7 @@ from domain.resolving import policy_of
 from domain.specs import RuntimeKind
 from domain.states import UP, Desired
 from domain.strategies import Resolution, Strategy
-from models import conflict_situations, operations, port_ranges, registry_conflicts, registry_graph, resolved_specs
+from models import conflict_situations, operations, port_ranges, registry_conflicts, resolved_specs
 from models.base import now
 from models.groups import Group
 from models.operations import Operation, OperationLock, service_target
@@ -53,6 +53,8 @@ def resolve(
         "service_id": body.get("service_id"),
         "port": body.get("port"),
         "allow_foreign": bool(body.get("allow_foreign")),
+        # Whoever has the port by the time this is done may be another one, to whom nobody said yes.
+        "holder": strategies.identity(row.holder),
     }
     _check_words(session, row, body, own_ports)
     situation = conflict_situations.situation(
@@ -176,7 +178,13 @@ def _automatic(
         avoid |= {move.to_port for move in resolution.moves if move.to_port is not None}
         moved |= {(move.service_id, move.from_port) for move in resolution.moves}
         mover = resolution.moves[0].service_id if resolution.moves else None
-        choice = {"conflict_id": row.id, "strategy": resolution.strategy.value, "service_id": mover, "port": None}
+        choice: dict[str, Any] = {
+            "conflict_id": row.id,
+            "strategy": resolution.strategy.value,
+            "service_id": mover,
+            "port": None,
+            "holder": strategies.identity(row.holder),
+        }
         chosen.append((choice, resolution))
     return chosen
 
@@ -191,7 +199,7 @@ def _create(
     services = _managed(session, {each for _, resolution in chosen for each in _changed(resolution)})
     subject = services[0] if len(services) == 1 else next(iter(about), None) if len(about) == 1 else None
     targets = [] if dry_run else [service_target(each) for each in services]
-    operation = operations.create(
+    return operations.create(
         session,
         RESOLVE,
         targets=targets,
@@ -206,10 +214,6 @@ def _create(
         initiated_by=initiated_by,
         sent_at=now(),
     )
-    stops = {each for _, resolution in chosen for each in resolution.stop_services}
-    if stops and not dry_run:
-        registry_graph.want(session, stops, Desired.STOPPED)
-    return operation
 
 
 def _changed(resolution: Resolution) -> set[str]:

@@ -1,7 +1,7 @@
 """Conflicts as the record keeps them: found again while they last, told of once, closed when their cause is gone."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from domain import conflicts as decide
 from domain import strategies
-from domain.conflicts import OPEN, Claim, ConflictKind, ConflictStatus, Found, World
+from domain.conflicts import OPEN, Claim, ConflictStatus, Found, World
 from domain.errors import ClosError, NotFound
 from domain.events import EventType, Severity
 from domain.observation import PortFacts
@@ -279,11 +279,5 @@ def on_port(session: Session, port: int) -> Sequence[PortConflict]:
 def held_before_start(
     session: Session, facts: PortFacts, service_ids: Collection[str], own_ports: Collection[int] = ()
 ) -> list[Found]:
-    """What would make a start of these services fail now; and of services of the same start that claim one port, those
-    that have no lease of it."""
-    seen = world(session, facts, own_ports)
-    mine = [claim for claim in seen.claims if claim.service_id in service_ids]
-    found = [each for claim in mine for each in decide.in_the_way_of(claim, seen)]
-    rivals = replace(seen, claims=mine, facts=None)
-    found += [each for each in decide.detect(rivals) if each.kind is ConflictKind.DUPLICATE_CLAIM]
-    return found
+    """What would make a start of these services fail now."""
+    return decide.before_start(world(session, facts, own_ports), service_ids)

@@ -1,6 +1,6 @@
 """Operations on conflicts: look for them, resolve them, take a resolution back."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +9,19 @@ from sqlalchemy import select
 
 from domain import strategies
 from domain.conflicts import ConflictStatus
-from domain.errors import UnresolvedConflict
-from domain.observation import ObservedState
-from domain.planning import Plan
+from domain.errors import HolderChanged, UnresolvedConflict
 from domain.resolving import Decision, decide, decision_of, plan_resolution
-from domain.states import OperationStatus
+from domain.states import Desired, OperationStatus
 from domain.strategies import Move, Resolution, Situation, Strategy
-from models import conflict_requests, conflict_situations, questions, registry_conflicts, resolved_specs
+from models import (
+    conflict_requests,
+    conflict_situations,
+    operations,
+    questions,
+    registry_conflicts,
+    registry_graph,
+    resolved_specs,
+)
 from models.conflict_requests import RESOLVE, UNDO
 from models.operations import Operation
 from models.port_moves import UndoImpossible
@@ -26,7 +32,7 @@ from workers.context import Context
 from workers.journal import Journal
 from workers.port_guard import PLANS_AGAIN
 from workers.port_questions import Asked, chosen, question
-from workers.port_steps import is_free
+from workers.port_steps import is_free, refuse_held
 from workers.runner import Subject
 from workers.runtimes import termination
 
@@ -80,33 +86,73 @@ def settle(context: Context, operation: Operation, claim: Claim, journal: Journa
     asked = operation.parameters or {}
     before: Decision | None = None
     for tries in range(PLANS_AGAIN + 1):
-        decision, moved = _decision(context, operation, before)
+        decision, moved, restored = _decision(context, operation, before)
         subject = runner.read_subject(context.record, sorted({*decision.services, *asked.get("services", ())}))
         observed = context.observer.snapshot(subject.specs, subject.health, need=not asked.get("dry_run"))
-        plan = _plan(context, subject, observed, decision, moved)
+        images = runner.images_ready(context, subject.specs, observed)
+        plan = plan_resolution(subject.specs, observed, decision, images, moved, restored)
         if asked.get("dry_run"):
             journal.finish(OperationStatus.COMPLETED, {"plan": plan.as_dict()})
             return
-        _ignore(context, operation)
+        if before is None and not moved and not restored:
+            _refuse_taken(context, decision, subject)
+        _write_down(context, operation, claim, decision)
         journal.begin(plan, decision.as_dict())
         outcome = runner.carry(context, operation, claim, journal, subject, plan, decision)
         if tries == PLANS_AGAIN or not runner.was_taken(outcome):
             break
         before = decision
         log.info("conflict.planned_again", operation_id=operation.id, failed=sorted(outcome.failed))
+    if outcome.failed and not outcome.cancelled:
+        _start_again(context, operation, claim, journal, decision)
     note(context)
     runner.conclude(context, journal, operation, subject, plan, outcome)
 
 
-def _plan(
-    context: Context, subject: Subject, observed: ObservedState, decision: Decision, moved: Sequence[Move]
-) -> Plan:
+def _refuse_taken(context: Context, decision: Decision, subject: Subject) -> None:
+    """A last look before the first service is stopped.
+
+    Raises:
+        PortHeld: a port that a service is to get is taken by now. Nothing was changed.
+    """
+    for move in decision.moves:
+        ports = subject.by_id[move.service_id].ports if move.service_id in subject.by_id else ()
+        host_ip = next((port.host_ip for port in ports if port.host_port == move.from_port), "")
+        refuse_held(context, move.to_port or 0, move.protocol, host_ip)
+    for each in decision.restore:
+        refuse_held(context, int(each["from_port"]), str(each["protocol"]), str(each.get("host_ip") or ""))
+
+
+def _write_down(context: Context, operation: Operation, claim: Claim, decision: Decision) -> None:
+    """What is wanted from now on, and what is left alone."""
+    asked = operation.parameters or {}
+    left_alone = {Strategy.IGNORE} | (
+        {Strategy.ASK} if Strategy.IGNORE in (asked.get("answers") or {}).values() else set()
+    )
+    with context.record.write() as session:
+        operations.held(session, claim.operation_id, claim.fence)
+        registry_graph.want(session, decision.stop_services, Desired.STOPPED)
+        for choice in asked.get("choices") or ():
+            if choice["strategy"] in left_alone:
+                row = registry_conflicts.get(session, int(choice["conflict_id"]))
+                registry_conflicts.ignore(session, row, operation.id)
+
+
+def _start_again(context: Context, operation: Operation, claim: Claim, journal: Journal, decision: Decision) -> None:
+    """A resolution that failed leaves running what ran before it."""
+    subject = runner.read_subject(context.record, sorted(decision.restarts))
+    observed = context.observer.snapshot(subject.specs, subject.health)
+    down = tuple(each for each in decision.restarts if not observed.of(each).alive)
     images = runner.images_ready(context, subject.specs, observed)
-    return plan_resolution(subject.specs, observed, decision, images, moved)
+    plan = plan_resolution(subject.specs, observed, Decision(restarts=down), images)
+    if plan.steps:
+        journal.begin(plan)
+        runner.carry(context, operation, claim, journal, subject, plan, Decision())
 
 
-def _decision(context: Context, operation: Operation, before: Decision | None) -> tuple[Decision, list[Move]]:
-    """What an earlier attempt had decided, with the moves that are made; else a new decision, from a fresh look.
+def _decision(context: Context, operation: Operation, before: Decision | None) -> tuple[Decision, list[Move], set[str]]:
+    """What an earlier attempt had decided, with the moves that are made and the services that are moved back; else a
+    new decision, from a fresh look.
 
     `before` is what this attempt has decided and could not do to the end, because a port was taken meanwhile: what it
     has stopped is started again by the new one.
@@ -114,9 +160,10 @@ def _decision(context: Context, operation: Operation, before: Decision | None) -
     asked = operation.parameters or {}
     if before is None and asked.get("decision") is not None:
         kept = decision_of(asked["decision"])
-        return kept, _made(context, kept)
+        again = tuple({**each, "again": True} for each in kept.processes)
+        return replace(kept, processes=again), *_made(context, kept)
     if operation.type == UNDO:
-        return before or _undo(context, int(asked["conflict_id"])), []
+        return before or _undo(context, int(asked["conflict_id"])), [], set()
     note(context)
     resolutions: list[tuple[int | None, Resolution]] = []
     for choice in asked["choices"]:
@@ -127,7 +174,7 @@ def _decision(context: Context, operation: Operation, before: Decision | None) -
     if before is not None:
         left = dict.fromkeys((*before.restarts, *decision.restarts))
         decision = replace(decision, restarts=tuple(left), shown=(*before.shown, *decision.shown))
-    return decision, []
+    return decision, [], set()
 
 
 def _within(decision: Decision, held: frozenset[str]) -> Decision:
@@ -136,15 +183,22 @@ def _within(decision: Decision, held: frozenset[str]) -> Decision:
     return replace(decision, restarts=tuple(each for each in decision.restarts if each in held))
 
 
-def _made(context: Context, decision: Decision) -> list[Move]:
+def _made(context: Context, decision: Decision) -> tuple[list[Move], set[str]]:
+    services = [move.service_id for move in decision.moves] + [str(each["service_id"]) for each in decision.restore]
     with context.record.read() as session:
         claims = session.execute(
             select(PortClaim.service_id, PortClaim.protocol, PortClaim.port).where(
-                PortClaim.service_id.in_([move.service_id for move in decision.moves]), PortClaim.source == "spec"
+                PortClaim.service_id.in_(services), PortClaim.source == "spec"
             )
         ).all()
     there = {(each.service_id, each.protocol, each.port) for each in claims}
-    return [move for move in decision.moves if (move.service_id, move.protocol, move.to_port) in there]
+    moved = [move for move in decision.moves if (move.service_id, move.protocol, move.to_port) in there]
+    back = {
+        str(each["service_id"])
+        for each in decision.restore
+        if (each["service_id"], each["protocol"], each["from_port"]) in there
+    }
+    return moved, back
 
 
 def _undo(context: Context, conflict_id: int) -> Decision:
@@ -170,6 +224,7 @@ def _resolution(
             return None  # done by this very operation, before a port was taken from under another of its moves
         registry_conflicts.require_open(row)
         session.expunge(row)
+    _refuse_another(row, choice)
     situation = _situation(context, row, choice, avoid)
     if choice["strategy"] == Strategy.IGNORE:
         return None
@@ -186,8 +241,21 @@ def _resolution(
     return row.id, _identified(resolver.resolve(situation), choice)
 
 
+def _refuse_another(row: PortConflict, choice: Mapping[str, Any]) -> None:
+    """Raises: HolderChanged: what would be stopped or ended is not what was chosen."""
+    if choice["strategy"] not in (Strategy.KILL_PROCESS, Strategy.STOP_CONTAINER):
+        return
+    if choice.get("holder") != strategies.identity(row.holder):
+        raise HolderChanged(
+            f"port {row.port}/{row.protocol} is held by another one than was chosen: {row.detail}",
+            hint="look at it, and choose again",
+            conflict_id=row.id,
+            holder=row.holder,
+        )
+
+
 def _answer(context: Context, operation: Operation, row: PortConflict, situation: Situation) -> Resolution | None:
-    key = f"conflict:{row.id}"
+    key = f"conflict:{row.id}:{strategies.identity(row.holder)}"
     with context.record.read() as session:
         policy = conflict_situations.policy_for(session, context.conflicts, next(iter(row.claimants or ()), ""))
     answer = ((operation.parameters or {}).get("answers") or {}).get(key)
@@ -239,17 +307,6 @@ def _situation(
             break
         out |= held
     return situation
-
-
-def _ignore(context: Context, operation: Operation) -> None:
-    ignored = [c for c in (operation.parameters or {}).get("choices") or () if c["strategy"] == Strategy.IGNORE]
-    if not ignored:
-        return
-    with context.record.write() as session:
-        for choice in ignored:
-            registry_conflicts.ignore(
-                session, registry_conflicts.get(session, int(choice["conflict_id"])), operation.id
-            )
 
 
 WORK = {RESOLVE: settle, UNDO: settle}

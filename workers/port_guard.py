@@ -18,6 +18,7 @@ from domain.errors import PortHeld
 from domain.planning import Action, Plan
 from domain.resolving import Decision, before_starts, decide
 from domain.specs import ServiceSpec
+from domain.states import StepStatus
 from domain.strategies import Resolution, Situation
 from models import conflict_requests, conflict_situations, questions, registry_conflicts, resolved_specs
 from models.operations import Operation
@@ -51,7 +52,11 @@ class PortGuard:
         # What a start itself has found taken, though no look showed it: (service, protocol, port) -> the error.
         self._refused: dict[tuple[str, str, int], PortHeld] = {}
         # What was done over all plans: the services that moved, and the options that were chosen.
-        self._moved: set[str] = set()
+        self._moved: set[str] = {
+            step.target
+            for step in operation.steps  # of an attempt whose worker fell silent
+            if step.action == Action.MIGRATE_PORT and step.status == StepStatus.COMPLETED
+        }
         self._resolutions: list[Mapping[str, Any]] = []
 
     def guard(self, plan: Plan, specs: Sequence[ServiceSpec]) -> Guarded:
@@ -184,12 +189,12 @@ class PortGuard:
     ) -> Resolution | None:
         """What policy says about one conflict; None: nothing, so that the start fails and names the holder."""
         with self._context.record.read() as session:
-            mover = next((each for each in row.claimants or () if each in claiming), None)
-            policy = self._policy(session, mover or next(iter(claiming)))
+            starting = [each for each in row.claimants or () if each in claiming]
+            policy = self._policy(session, starting[0] if starting else next(iter(claiming)))
             if policy.on_start == "fail":
                 return None
-            if row.kind == ConflictKind.DUPLICATE_CLAIM:
-                mover = None  # who has no lease moves
+            # Where several of them start, who has no lease moves.
+            mover = starting[0] if len(starting) == 1 else None
         situation = self._free(row, mover, claiming, avoid)
         if policy.on_start == "ask":
             return self._answered(row, situation, policy)
@@ -232,12 +237,13 @@ class PortGuard:
         return situation
 
     def _answered(self, row: PortConflict, situation: Situation, policy: Conflicts) -> Resolution | None:
-        key = f"{row.kind}:{row.port}/{row.protocol}/{row.host_ip}"
+        # With who has it: an answer about one holder is none about the next.
+        key = f"{row.kind}:{row.port}/{row.protocol}/{row.host_ip}:{strategies.identity(row.holder)}"
         answer = (self._asked.get("answers") or {}).get(key)
         if answer is None and self._asked.get("dry_run"):
             return None  # the plan shows the conflict; nobody is asked about what is not done
         if answer is None:
-            raise Asked(question(key, situation, policy.ask_timeout_s))
+            raise Asked(question(key, situation, policy.ask_timeout_s, self._services))
         if answer == questions.TIMED_OUT:
             allowed = policy.on_timeout == "migrate"
             return self._allowed(strategies.automatic(situation, policy.max_risk)) if allowed else None

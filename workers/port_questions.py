@@ -1,5 +1,6 @@
 """What a person is asked about a conflict, and what an answer means."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -17,11 +18,16 @@ class Asked(Exception):
         self.question = question
 
 
-def question(key: str, situation: Situation, timeout_s: float) -> dict[str, Any]:
-    """What a person is asked about one conflict (interface.md, Operation `question`)."""
+def question(key: str, situation: Situation, timeout_s: float, held: Collection[str] | None = None) -> dict[str, Any]:
+    """What a person is asked about one conflict (interface.md, Operation `question`).
+
+    `held` are the services that the operation holds: no other one of ours is offered to be stopped.
+    """
+    holder_id = (situation.conflict.holder or {}).get("service_id")
     choices = []
     for each in strategies.options(situation):
-        if each["strategy"] == Strategy.ASK:
+        foreign = each["strategy"] == Strategy.STOP_CONTAINER and held is not None and holder_id not in (None, *held)
+        if each["strategy"] == Strategy.ASK or foreign:
             continue
         choice = each["strategy"]
         if choice == Strategy.MIGRATE_SERVICE and len(situation.moves) > 1:

@@ -105,6 +105,10 @@ class PortSteps:
     def _terminate(self, target: str) -> None:
         holder = next(each for each in self._decision.processes if target_of(each) == target)
         found = termination.identify(int(holder["pid"]))
+        if found is None and holder.get("again"):
+            # An attempt whose worker fell silent has sent it TERM, or it has gone by itself since: it is gone.
+            self._settled(lambda each: each.get("confirm") == strategies.confirmation(holder))
+            return
         if found is None or found.start_ticks != holder.get("start_ticks"):
             raise HolderChanged(
                 f"{strategies.confirmation(holder)} has ended, or its pid is another process's by now",
@@ -114,7 +118,7 @@ class PortSteps:
         before_effect()
         did = termination.terminate(found, allow_foreign=bool(holder.get("allow_foreign")))
         log.info("process.terminated", pid=found.pid, did=did, operation_id=self._claim.operation_id)
-        self._settled(lambda each: each["strategy"] == strategies.Strategy.KILL_PROCESS)
+        self._settled(lambda each: each.get("confirm") == strategies.confirmation(holder))
 
     def _stop_container(self, target: str) -> None:
         ref = next(ref for ref, _name in self._decision.containers if target == f"container:{ref[:12]}")
@@ -122,7 +126,7 @@ class PortSteps:
         if not isinstance(engine, DockerEngine):
             raise StartFailed(f"{target} cannot be stopped: there is no engine")
         engine.stop_container(ref, _STOP_CONTAINER_S)
-        self._settled(lambda each: each["strategy"] == strategies.Strategy.STOP_CONTAINER)
+        self._settled(lambda each: each.get("container_id") == ref)
 
     def _settled(self, is_it: Callable[[Mapping[str, Any]], bool]) -> None:
         with self._context.record.write() as session:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from domain.conflicts import Claim, ConflictKind, World, detect, in_the_way_of
+from domain.conflicts import Claim, ConflictKind, World, before_start, detect
 from domain.observation import Binding, Listener, PortFacts
 
 AT = datetime(2026, 11, 27, tzinfo=UTC)
@@ -122,7 +122,7 @@ def test_a_duplicate_that_runs_is_told_of_once():
 def test_a_port_outside_of_the_projects_ranges_only_warns():
     found = detect(world(Claim("shop-api", 7000)))
     assert kinds(found) == [("out_of_range", ("shop-api",))]
-    assert in_the_way_of(Claim("shop-api", 7000), world()) == []
+    assert before_start(world(Claim("shop-api", 7000)), ["shop-api"]) == []
     assert detect(world(Claim("lab-x", 7000, project="lab"))) == []  # a project without ranges has no outside
 
 
@@ -141,6 +141,17 @@ def test_nothing_that_was_never_looked_at_is_called_held():
 
 
 def test_what_is_in_the_way_of_a_start_are_holders_alone():
-    seen = world(API, seen=facts(stranger(), container(9310, running=False)))
-    assert [each.kind for each in in_the_way_of(API, seen)] == [ConflictKind.FOREIGN_PROCESS]
-    assert in_the_way_of(WEB, seen) == []
+    seen = world(API, WEB, seen=facts(stranger(), container(9310, running=False)))
+    assert [each.kind for each in before_start(seen, ["shop-api"])] == [ConflictKind.FOREIGN_PROCESS]
+    assert before_start(seen, ["shop-web"]) == []
+
+
+def test_a_duplicate_is_in_the_way_of_a_start_where_the_other_runs_or_starts_as_well():
+    running, idle = Claim("other-api", 9311, up=True), Claim("other-api", 9311)
+    mine = Claim("shop-api", 9311, leased=False)
+    listens = facts(stranger(service_id="other-api", own=True))
+    assert kinds(before_start(world(mine, running, seen=listens), ["shop-api"])) == [
+        ("duplicate_claim", ("other-api", "shop-api"))
+    ]
+    assert before_start(world(mine, idle), ["shop-api"]) == []
+    assert len(before_start(world(mine, idle), ["shop-api", "other-api"])) == 1
