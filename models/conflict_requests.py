@@ -263,7 +263,14 @@ def undo(session: Session, row: PortConflict, *, initiated_by: str, own_ports: C
             conflict_id=row.id,
         )
     restores = list(row.undo["restore"])
+    moved = {str(each["service_id"]) for each in restores}
+    running = up(session, moved)
     for each in restores:
+        service_id = str(each["service_id"])
+        if session.get(Service, service_id) is None:
+            raise UndoImpossible(f"{service_id} is gone", conflict_id=row.id, service_id=service_id)
+        if not each.get("leased", True) and service_id not in running:
+            continue  # it had claimed the port beside somebody else's lease, and may do so again
         try:
             port_ranges.refuse_held(session, each["from_port"], each["protocol"], row.host_ip, own_ports)
         except PortHeld as held:
@@ -273,7 +280,6 @@ def undo(session: Session, row: PortConflict, *, initiated_by: str, own_ports: C
                 conflict_id=row.id,
                 holder=held.facts.get("holder"),
             ) from held
-    moved = {str(each["service_id"]) for each in restores}
     services = _managed(session, moved | set(resolved_specs.referencing(session, moved, by_host_port=True)))
     locked = sorted(moved | up(session, services))
     targets = [service_target(each) for each in locked]

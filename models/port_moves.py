@@ -49,7 +49,7 @@ def move(
         raise ValidationFailed({"port": [f"{service.id} has no port {from_port}/{protocol}."]})
     if to_port in reserved:
         raise PortHeld(to_port, protocol, moved[0].host_ip, {"kind": "clos", "name": "clos", "own": True})
-    undo = {
+    undo: dict[str, Any] = {
         "service_id": service.id,
         "protocol": protocol,
         "from_port": from_port,
@@ -58,7 +58,7 @@ def move(
         "health_url": service.health_url,
         "container_ports": [each.container_port for each in moved],
     }
-    _move_lease(session, service, moved[0], to_port, project)
+    undo["leased"] = _move_lease(session, service, moved[0], to_port, project)
     for each in moved:
         each.port = to_port
         if service.network_mode == "host" and each.container_port == from_port:
@@ -76,8 +76,8 @@ def _as_json(claim: PortClaim) -> list[Any]:
     return [claim.position, claim.name, claim.host_ip, claim.port, claim.container_port, claim.protocol]
 
 
-def _move_lease(session: Session, service: Service, claim: PortClaim, to_port: int, project: str) -> None:
-    """The lease keeps its id; whoever claimed the old port in vain has it now."""
+def _move_lease(session: Session, service: Service, claim: PortClaim, to_port: int, project: str) -> bool:
+    """The lease keeps its id; whoever claimed the old port in vain has it now. Whether there was one."""
     from_port = claim.port or 0
     other = leases.holder(session, to_port, claim.protocol)
     if other is not None:
@@ -95,11 +95,12 @@ def _move_lease(session: Session, service: Service, claim: PortClaim, to_port: i
             service_id=service.id,
             port_name=claim.name,
         )
-        return
+        return False
     leases.remember(session, held)
     held.port, held.expires_at = to_port, None
     session.flush()
     leases.hand_over(session, claim.protocol, from_port, service.id)
+    return True
 
 
 def _adjust(session: Session, service: Service, protocol: str, from_port: int, to_port: int) -> None:
@@ -159,7 +160,8 @@ def restore(session: Session, undo: Mapping[str, Any]) -> None:
             service_id=service.id,
             port=to_port,
         )
-    _refuse_taken(session, from_port, protocol)
+    if undo.get("leased", True):
+        _refuse_taken(session, from_port, protocol)
     _back(session, undo, service, moved, lease)
 
 
@@ -180,9 +182,12 @@ def _back(
     session: Session, undo: Mapping[str, Any], service: Service, moved: Collection[PortClaim], lease: PortLease
 ) -> None:
     from_port, to_port = int(undo["from_port"]), int(undo["to_port"])
-    leases.remember(session, lease)
-    lease.port = from_port
-    session.flush()
+    if undo.get("leased", True):
+        leases.remember(session, lease)
+        lease.port = from_port
+        session.flush()
+    else:
+        leases.release(session, [lease])  # it had claimed the port without a lease, and does so again
     for each, container_port in zip(moved, undo["container_ports"], strict=True):
         each.port, each.container_port = from_port, container_port
     untouched = service.health_url == undo["moved_url"]

@@ -27,6 +27,10 @@ _MAY_MOVE = 3
 _UP = frozenset(status.value for status in UP)
 
 
+# Kind, port, protocol, address: what makes two looks find the same conflict.
+Key = tuple[str, int, str, str]
+
+
 class ConflictNotFound(NotFound):
     """No such conflict."""
 
@@ -93,23 +97,34 @@ def world(session: Session, facts: PortFacts | None, own_ports: Collection[int] 
     return World(claims, facts, {row.service_id: row.service_name for row in rows}, ranges, own_ports)
 
 
-def refresh(session: Session, facts: PortFacts | None, own_ports: Collection[int] = ()) -> Changes:
-    """Compare what is found now with what is kept, and tell of what began and ended. In a write transaction."""
-    return keep(session, decide.detect(world(session, facts, own_ports)), own_ports)
+def refresh(
+    session: Session, facts: PortFacts | None, own_ports: Collection[int] = (), hidden: Collection[Key] = ()
+) -> Changes:
+    """Compare what is found now with what is kept, and tell of what began and ended. In a write transaction.
+
+    `hidden` are conflicts that a look cannot show and that last nevertheless.
+    """
+    return keep(session, decide.detect(world(session, facts, own_ports)), own_ports, hidden)
 
 
-def is_current(session: Session, facts: PortFacts | None, own_ports: Collection[int] = ()) -> bool:
+def is_current(
+    session: Session, facts: PortFacts | None, own_ports: Collection[int] = (), hidden: Collection[Key] = ()
+) -> bool:
     """Whether `refresh` would change nothing: most looks find what the last one found."""
-    kept = {key_of(row): _shown_facts(row) for row in open_ones(session)}
     found = decide.detect(world(session, facts, own_ports))
+    seen = {each.key for each in found}
+    rows = [row for row in open_ones(session) if key_of(row) in seen or key_of(row) not in hidden]
+    kept = {key_of(row): _shown_facts(row) for row in rows}
     return kept == {each.key: (list(each.claimants), _plain(session, each.holder), each.detail) for each in found}
 
 
-def keep(session: Session, found: Iterable[Found], own_ports: Collection[int] = ()) -> Changes:
+def keep(
+    session: Session, found: Iterable[Found], own_ports: Collection[int] = (), hidden: Collection[Key] = ()
+) -> Changes:
     """Write down conflicts that were found: all that there are."""
     at = now()
     kept = {key_of(row): row for row in open_ones(session)}
-    seen: set[tuple[str, int, str, str]] = set()
+    seen: set[Key] = set()
     opened = []
     for each in found:
         seen.add(each.key)
@@ -123,7 +138,7 @@ def keep(session: Session, found: Iterable[Found], own_ports: Collection[int] = 
         row.options = strategies.options(conflict_situations.situation(session, row, own_ports))
     for row in opened:
         _tell(session, row, EventType.PORT_CONFLICT_DETECTED)
-    closed = [row for key, row in kept.items() if key not in seen]
+    closed = [row for key, row in kept.items() if key not in seen and key not in hidden]
     for row in closed:
         close(session, row, at)
     return Changes(tuple(row.id for row in opened), tuple(row.id for row in closed))
@@ -136,9 +151,19 @@ def open_ones(session: Session) -> Sequence[PortConflict]:
     ).all()
 
 
-def key_of(row: PortConflict) -> tuple[str, int, str, str]:
+def key_of(row: PortConflict) -> Key:
     """What makes it the same conflict as one that is found."""
     return (row.kind, row.port, row.protocol, row.host_ip)
+
+
+def without_a_face(session: Session) -> list[PortConflict]:
+    """Open conflicts whose holder nobody can see: a start ran into it, and only a bind can tell whether it lasts."""
+    held = {kind.value for kind in decide.HELD}
+    return [
+        row
+        for row in open_ones(session)
+        if row.kind in held and (row.holder is None or row.holder.get("kind") == "unknown")
+    ]
 
 
 def add(session: Session, found: Found, own_ports: Collection[int] = ()) -> PortConflict:
@@ -184,8 +209,7 @@ def close(session: Session, row: PortConflict, at: datetime, resolution: Mapping
     if row.status == ConflictStatus.RESOLVED.value:
         return
     row.status, row.resolved_at = ConflictStatus.RESOLVED.value, at
-    if resolution is not None:
-        row.resolution = dict(resolution)
+    row.resolution = None if resolution is None else dict(resolution)
     _tell(session, row, EventType.PORT_CONFLICT_RESOLVED)
 
 

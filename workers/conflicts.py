@@ -32,7 +32,7 @@ from workers.context import Context
 from workers.journal import Journal
 from workers.port_guard import PLANS_AGAIN
 from workers.port_questions import Asked, chosen, question
-from workers.port_steps import is_free, refuse_held
+from workers.port_steps import hidden, is_free, refuse_held
 from workers.runner import Subject
 from workers.runtimes import termination
 
@@ -40,14 +40,15 @@ log = structlog.get_logger()
 _MOST_TRIES = 32
 
 
-def note(context: Context) -> registry_conflicts.Changes:
+def note(context: Context, probe: bool = True) -> registry_conflicts.Changes:
     """Look afresh at the host's ports, and write down which conflicts began and ended."""
     facts = port_scan.scan(context)
+    unseen = hidden(context, probe)
     with context.record.read() as session:
-        if registry_conflicts.is_current(session, facts, context.own_ports):
+        if registry_conflicts.is_current(session, facts, context.own_ports, unseen):
             return registry_conflicts.Changes()
     with context.record.write() as session:
-        changes = registry_conflicts.refresh(session, facts, context.own_ports)
+        changes = registry_conflicts.refresh(session, facts, context.own_ports, unseen)
     context.feed.wake()
     return changes
 
@@ -67,7 +68,7 @@ def scan(context: Context, _operation: Operation, _claim: Claim, journal: Journa
 
 def tick(context: Context) -> None:
     """The scheduled look. What policy may resolve without asking is resolved, where somebody waits for it."""
-    note(context)
+    note(context, probe=False)
     with context.record.write() as session:
         made = conflict_requests.resolve_of_own_accord(session, context.conflicts, context.own_ports)
         sent = None if made is None else (made.id, made.type)
@@ -120,7 +121,8 @@ def _refuse_taken(context: Context, decision: Decision, subject: Subject) -> Non
         host_ip = next((port.host_ip for port in ports if port.host_port == move.from_port), "")
         refuse_held(context, move.to_port or 0, move.protocol, host_ip)
     for each in decision.restore:
-        refuse_held(context, int(each["from_port"]), str(each["protocol"]), str(each.get("host_ip") or ""))
+        if each["service_id"] in decision.restarts:
+            refuse_held(context, int(each["from_port"]), str(each["protocol"]), str(each.get("host_ip") or ""))
 
 
 def _write_down(context: Context, operation: Operation, claim: Claim, decision: Decision) -> None:

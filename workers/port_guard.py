@@ -27,7 +27,7 @@ from workers import port_scan
 from workers.context import Context
 from workers.executor import Outcome
 from workers.port_questions import Asked, chosen, question
-from workers.port_steps import is_free
+from workers.port_steps import hidden, is_free
 
 log = structlog.get_logger()
 PLANS_AGAIN = 2
@@ -137,11 +137,12 @@ class PortGuard:
         """What stands in the way, as the record keeps it from now on."""
         facts = port_scan.scan(self._context)
         own = self._context.own_ports
+        unseen = hidden(self._context, probe=True)
         with self._context.record.read() as session:
-            current = registry_conflicts.is_current(session, facts, own)
+            current = registry_conflicts.is_current(session, facts, own, unseen)
         if not current or self._refused:
             with self._context.record.write() as session:
-                registry_conflicts.refresh(session, facts, own)
+                registry_conflicts.refresh(session, facts, own, unseen)
                 held = registry_conflicts.held_before_start(session, facts, set(claiming), own)
                 for each in self._refused_now(claiming, held):
                     registry_conflicts.add(session, each, own)
@@ -149,8 +150,9 @@ class PortGuard:
         with self._context.record.read() as session:
             held = registry_conflicts.held_before_start(session, facts, set(claiming), own)
             held += self._refused_now(claiming, held)
-            keys = {each.key for each in held}
+            keys = {each.key for each in held} | unseen
             rows = [row for row in registry_conflicts.open_ones(session) if registry_conflicts.key_of(row) in keys]
+            rows = [row for row in rows if not set(claiming).isdisjoint(row.claimants or ())]
             found = [(row, registry_conflicts.shown(row)) for row in rows]
             session.expunge_all()
         return found

@@ -90,7 +90,9 @@ class PortSteps:
     def _restore(self, service_id: str) -> None:
         restores = [each for each in self._decision.restore if each["service_id"] == service_id]
         for each in restores:
-            refuse_held(self._context, int(each["from_port"]), str(each["protocol"]), str(each.get("host_ip") or ""))
+            if each.get("leased", True) or service_id in self._decision.restarts:
+                host_ip = str(each.get("host_ip") or "")
+                refuse_held(self._context, int(each["from_port"]), str(each["protocol"]), host_ip)
         with self._context.record.write() as session:
             operations.held(session, self._claim.operation_id, self._claim.fence)
             for each in restores:
@@ -177,3 +179,12 @@ def refuse_held(context: Context, port: int, protocol: str, host_ip: str) -> Non
 def is_free(port: int, protocol: str, host_ip: str) -> bool:
     """Whether a bind to it is not sure to fail now."""
     return can_bind(host_ip, port, protocol)[0] != "held"
+
+
+def hidden(context: Context, probe: bool) -> set[registry_conflicts.Key]:
+    """Conflicts with a holder that no look shows, as far as they last. Without `probe` (the scheduled look binds
+    nothing) all of them are taken to last."""
+    with context.record.read() as session:
+        rows = registry_conflicts.without_a_face(session)
+        places = {registry_conflicts.key_of(row): (row.host_ip, row.port, row.protocol) for row in rows}
+    return {key for key, (ip, port, protocol) in places.items() if not probe or not is_free(port, protocol, ip)}
