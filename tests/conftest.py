@@ -3,9 +3,14 @@
 import functools
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell's background job (`make test &`) ignores SIGINT, and so would every program that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
 

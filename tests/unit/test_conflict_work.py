@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from domain.configuration import Conflicts
+from domain.resolving import Decision
 from domain.states import OperationStatus
-from models import conflict_requests, questions, registry_conflicts
+from models import conflict_requests, port_moves, questions, registry_conflicts
 from models.base import now
 from models.groups import Group
 from models.operations import Operation
-from models.ports import PortLease, PortRange
+from models.ports import PortConflict, PortLease, PortRange
 from tests.unit.worker_kit import Kit, plain, status
 from workers import conflicts, runner, watchdog
 from workers.ports import look
@@ -330,3 +331,136 @@ def test_the_scheduled_look_resolves_what_a_service_waits_for_and_leaves_the_res
     assert kit.service("api", "idle").port == taken
     conflicts.tick(kit.context)
     assert kit.sent() == []
+
+
+# What a review had found
+
+
+def test_a_running_service_of_another_group_is_moved_away_from(kit: Kit) -> None:
+    kit.group("shop", on(21_500))
+    kit.group("other", on(21_500))
+    assert kit.does("start").status == "completed"
+    planned = kit.does("start", "other", on_conflict="migrate", dry_run=True).result["plan"]
+    assert planned["steps"][0]["id"] == "migrate_port:other-api"
+    assert kit.does("start", "other", on_conflict="migrate").status == "completed"
+
+    assert (kit.service("api").port, kit.service("api", "other").port) == (21_500, FIRST)
+    asked = kit.does("restart", "other", on_conflict="ask")
+    assert asked.status == "completed"  # nothing is in its way any more
+
+
+def test_an_answer_about_one_holder_is_none_about_the_next(kit: Kit) -> None:
+    kit.group("shop", on(21_500))
+    kit.memory.hold(21_500, STRANGER)
+    object.__setattr__(kit.context, "conflicts", Conflicts(on_start="ask"))
+    asked = kit.does("start")
+    assert (asked.status, asked.question["choices"][2]["confirm"]) == ("waiting", "postgres (pid 812)")
+    with kit.record.write() as session:
+        questions.answer(session, session.get_one(Operation, asked.id), "kill_process")
+        row = next(each for each in registry_conflicts.open_ones(session) if each.kind == "foreign_process")
+        row.holder = STRANGER | {"pid": 813, "name": "redis"}
+    kit.memory.hold(21_500, STRANGER | {"pid": 813, "name": "redis"})
+    again = kit.run(asked.id)
+
+    assert again.status == "waiting"
+    assert again.question["choices"][2]["confirm"] == "redis (pid 813)"
+
+
+def test_what_was_not_chosen_is_neither_stopped_nor_ended(kit: Kit) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        kit.group("shop", on(holder.getsockname()[1]))
+        conflicts.note(kit.context)
+        with kit.record.write() as session:
+            row = registry_conflicts.get(session, open_conflicts_of(session))
+            body = {"strategy": "kill_process", "confirm": str(row.holder["pid"])}
+            made = conflict_requests.resolve(session, row, body, initiated_by="test")
+            made.parameters = made.parameters | {"choices": [made.parameters["choices"][0] | {"holder": "4711@1"}]}
+            operation_id = made.id
+        done = work(kit, operation_id)
+    assert (done.status, done.error["code"]) == ("failed", "holder_changed")
+
+
+def test_an_undo_whose_port_is_taken_at_the_last_moment_stops_nothing(kit: Kit) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+    kit.group("shop", on(port))
+    kit.memory.hold(port, STRANGER)
+    assert kit.does("start", on_conflict="migrate").status == "completed"
+    moved = kit.service("api").port
+    with kit.record.read() as session:
+        conflict_id = next(row.id for row in session.query(PortConflict) if row.undo)
+    with kit.record.write() as session:
+        row = registry_conflicts.get(session, conflict_id)
+        operation_id = conflict_requests.undo(session, row, initiated_by="test").id
+    with socket.socket() as taker:
+        taker.bind(("127.0.0.1", port))
+        taker.listen()
+        done = work(kit, operation_id)
+
+    assert (done.status, done.error["code"], list(done.steps)) == ("failed", "port_held", [])
+    assert kit.memory.observe()["shop-api"].alive
+    assert ("stop", "shop-api") not in kit.memory.calls
+    assert kit.service("api").port == moved
+
+
+def test_an_undo_that_is_taken_over_goes_on_where_it_was(kit: Kit) -> None:
+    kit.group("shop", on(21_500))
+    kit.memory.hold(21_500, STRANGER)
+    assert kit.does("start", on_conflict="migrate").status == "completed"
+    with kit.record.write() as session:
+        row = next(row for row in session.query(PortConflict) if row.undo)
+        restores = list(row.undo["restore"])
+        operation_id = conflict_requests.undo(session, row, initiated_by="test").id
+    kit.memory.hold(21_500, None)
+    kit.memory.end("shop-api", 143)
+    with kit.record.write() as session:  # a worker had stopped it and moved it back when it was killed
+        decision = Decision(restarts=("shop-api",), restore=tuple(restores))
+        operation = session.get_one(Operation, operation_id)
+        operation.parameters = operation.parameters | {"decision": decision.as_dict()}
+        port_moves.restore(session, restores[0])
+    done = work(kit, operation_id)
+
+    assert done.status == "completed", done.error
+    assert (kit.service("api").port, kit.memory.observe()["shop-api"].alive) == (21_500, True)
+
+
+def test_the_move_of_a_service_without_the_lease_can_be_undone(kit: Kit) -> None:
+    kit.group("shop", on(21_500))
+    kit.group("other", on(21_500))
+    conflicts.note(kit.context)
+    conflict_id = open_conflicts(kit)[0]["id"]
+    assert resolve(kit, strategy="migrate_service").status == "completed"
+    assert kit.service("api", "other").port == FIRST
+    assert undo(kit, conflict_id).status == "completed"
+
+    assert (kit.service("api").port, kit.service("api", "other").port) == (21_500, 21_500)
+    assert leased(kit) == {21_500}
+
+
+def test_a_cancelled_request_to_stop_a_service_leaves_what_is_wanted_of_it(kit: Kit) -> None:
+    kit.group("shop", on(21_500))
+    kit.group("other", on(21_500))
+    assert kit.does("start").status == "completed"
+    conflicts.note(kit.context)
+    with kit.record.write() as session:
+        row = registry_conflicts.get(session, open_conflicts_of(session))
+        conflict_requests.resolve(session, row, {"strategy": "stop_container"}, initiated_by="test")
+    assert kit.service("api").desired == "running"
+
+
+def test_a_conflict_with_a_holder_that_nobody_can_see_lasts_as_long_as_a_bind_fails(kit: Kit) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and does not listen: no look shows it
+        port = bound.getsockname()[1]
+        kit.group("shop", on(port))
+        kit.memory.hold(port, {"kind": "unknown", "running": True, "name": None, "pid": None})
+        assert kit.does("start").error["code"] == "port_held"
+        (first,) = open_conflicts(kit)
+        conflicts.tick(kit.context)
+        conflicts.note(kit.context)
+        assert [each["id"] for each in open_conflicts(kit)] == [first["id"]]
+    conflicts.note(kit.context)
+    assert open_conflicts(kit) == []
