@@ -43,6 +43,9 @@ def question(key: str, situation: Situation, timeout_s: float, held: Collection[
         )
     return {
         "key": key,
+        "port": situation.conflict.port,
+        "protocol": situation.conflict.protocol,
+        "host_ip": situation.conflict.host_ip,
         "text": f"{situation.conflict.detail}. What shall be done?",
         "choices": choices,
         "expires_at": written(now() + timedelta(seconds=timeout_s)),

@@ -10,7 +10,7 @@ from api import audit
 from api.auth import principal
 from api.v2.asking import own_ports
 from domain.errors import ValidationFailed
-from models import port_ranges, questions, registry_conflicts
+from models import port_ranges, questions
 from models.operations import Operation
 
 # The right to end a process that CLOS does not own.
@@ -46,18 +46,7 @@ def _check_confirmation(wanted: str, given: str | None) -> None:
 def _check_port(session: Session, operation: Operation, port: int) -> None:
     if port in own_ports():
         raise ValidationFailed({"choice": [f"{port} is CLOS's own port."]})
-    asked_of, protocol, host_ip = _socket(session, operation)
-    if port == asked_of:
+    asked = operation.question or {}
+    if port == asked["port"]:
         raise ValidationFailed({"choice": [f"{port} is the port that the conflict is about."]})
-    port_ranges.refuse_held(session, port, protocol, host_ip, own_ports())
-
-
-def _socket(session: Session, operation: Operation) -> tuple[int, str, str]:
-    """What the question is about: port, protocol, address. Its key names a conflict by its id, or by its socket."""
-    key = str((operation.question or {}).get("key") or "")
-    if found := re.fullmatch(r"conflict:([0-9]+)", key):
-        row = registry_conflicts.get(session, int(found[1]))
-        return row.port, row.protocol, row.host_ip
-    if found := re.fullmatch(r"[a-z_]+:([0-9]+)/(tcp|udp)/(.*)", key):
-        return int(found[1]), found[2], found[3]
-    return 0, "tcp", ""
+    port_ranges.refuse_held(session, port, asked["protocol"], asked["host_ip"], own_ports())

@@ -348,6 +348,7 @@ def asking(api: Kit) -> Any:
         operations.claim(session, made["id"], {"pid": 1}, now())
         key = f"foreign_process:{conflict['port']}/tcp/127.0.0.1"
         question = {"key": key, "text": "What?", "choices": CHOICES, "expires_at": "2030-01-01T00:00:00.000000Z"}
+        question |= {"port": conflict["port"], "protocol": "tcp", "host_ip": "127.0.0.1"}
         questions.ask(session, operations.get(session, made["id"]), question)
     return api.get(f"/operations/{made['id']}"), conflict
 
@@ -392,6 +393,7 @@ def test_a_conflicts_own_question_is_about_its_port(api: Kit) -> None:
     made = api.post(resolve(conflict), {"strategy": "ask"}, 202)
     with api.record.write() as session:
         question = {"key": f"conflict:{conflict['id']}", "text": "?", "choices": CHOICES, "expires_at": None}
+        question |= {"port": conflict["port"], "protocol": "tcp", "host_ip": "127.0.0.1"}
         questions.ask(session, operations.get(session, made["id"]), question)
     wish = {"choice": f"change_port:{conflict['port']}"}
     problem = api.refused("POST", f"/operations/{made['id']}/answer", wish, 422, "validation_failed")
