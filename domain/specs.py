@@ -117,6 +117,10 @@ class ServiceSpec:
     depends_on: tuple[Dependency, ...] = ()
     health_check: HealthCheck | None = None
     network_name: str = ""
+    # What only containers have, under Compose's names and in its normalised form (`domain/container.py`), and its
+    # group's definitions of the networks and volumes that it names: {"networks": {…}, "volumes": {…}}.
+    container: Mapping[str, Any] = field(default_factory=dict)
+    definitions: Mapping[str, Any] = field(default_factory=dict)
     # What its references need of a container: further groups' networks as (group, network_name), and hosts' names.
     joins: tuple[tuple[str, str], ...] = ()
     extra_hosts: tuple[str, ...] = ()
@@ -134,7 +138,7 @@ class ServiceSpec:
         for name in _NOT_OF_THE_INSTANCE:
             del made_of[name]
         # Where there are none it is as if they were unknown: instances of earlier versions stay what is wanted.
-        for name in ("joins", "extra_hosts"):
+        for name in ("joins", "extra_hosts", "container", "definitions"):
             if not made_of[name]:
                 del made_of[name]
         canonical = json.dumps(made_of, sort_keys=True, separators=(",", ":"), default=dict)

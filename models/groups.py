@@ -25,6 +25,15 @@ class Group(Base):
     compose_file: Mapped[str | None] = mapped_column(Text)
     network_name: Mapped[str | None] = mapped_column(String(100))
     restart_policy: Mapped[str | None] = mapped_column(String(20))
+    # Compose's top-level `networks` and `volumes`, normalised; `default` is the group's own network.
+    networks: Mapped[dict[str, Any] | None]
+    volumes: Mapped[dict[str, Any] | None]
+    # Where relative paths count from, and what of a Compose project it was imported from.
+    directory: Mapped[str | None] = mapped_column(Text)
+    compose: Mapped[dict[str, Any] | None]
+    # Of a clone: of which group, and until when it is kept.
+    cloned_from: Mapped[str | None] = mapped_column(String(50))
+    expires_at: Mapped[datetime | None] = mapped_column(index=True)
     conflicts: Mapped[dict[str, Any] | None]
     reconcile: Mapped[dict[str, Any] | None]
     spec_version: Mapped[int] = mapped_column(server_default="1", default=1)

@@ -11,7 +11,21 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, and_, bindparam, delete, insert, or_, select, text, update
+from sqlalchemy import (
+    Boolean,
+    Float,
+    ForeignKey,
+    Index,
+    String,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.orm import Mapped, Session, lazyload, make_transient_to_detached, mapped_column, relationship
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -48,7 +62,7 @@ class Operation(Base):
     status: Mapped[str] = mapped_column(String(20), default=OperationStatus.PENDING.value)
     group_name: Mapped[str | None] = mapped_column(String(50), index=True)
     service_id: Mapped[str | None] = mapped_column(String(160), index=True)
-    parent_id: Mapped[str | None] = mapped_column(String(36))
+    parent_id: Mapped[str | None] = mapped_column(String(36), index=True)
     parameters: Mapped[dict[str, Any] | None]
     dependencies: Mapped[list[str] | None]
     progress: Mapped[int] = mapped_column(default=0, server_default="0")
@@ -56,6 +70,8 @@ class Operation(Base):
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     question: Mapped[dict[str, Any] | None]
+    # What it has promised to undo if it fails or is cancelled, written before its first change. Never shown.
+    compensation: Mapped[dict[str, Any] | None]
     initiated_by: Mapped[str | None] = mapped_column(String(100))
     attempt: Mapped[int] = mapped_column(default=0, server_default="0")
     retry_of: Mapped[str | None] = mapped_column(String(36))
@@ -91,6 +107,8 @@ class OperationStep(Base):
     status: Mapped[str] = mapped_column(String(10), default=StepStatus.PENDING.value)
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+    # What earlier runs of it took, in seconds: its weight in the operation's progress.
+    expected_s: Mapped[float | None] = mapped_column(Float)
     error: Mapped[dict[str, Any] | None]
 
 
@@ -100,6 +118,25 @@ class OperationLock(Base):
     __tablename__ = "operation_locks"
     target: Mapped[str] = mapped_column(String(200), primary_key=True)
     operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id", ondelete="CASCADE"), index=True)
+
+
+class OperationWait(Base):
+    """`operation_id` is `waiting` until `waits_for` has ended, and ended well where `must_succeed`."""
+
+    __tablename__ = "operation_waits"
+    operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True)
+    waits_for: Mapped[str] = mapped_column(String(36), primary_key=True, index=True)
+    must_succeed: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
+
+
+class StepTiming(Base):
+    """How long a step of that id usually takes: a moving average over its runs, in seconds."""
+
+    __tablename__ = "step_timings"
+    step_id: Mapped[str] = mapped_column(String(250), primary_key=True)
+    seconds: Mapped[float] = mapped_column(Float)
+    samples: Mapped[int] = mapped_column(default=1, server_default="1")
+    updated_at: Mapped[datetime] = mapped_column(default=now, index=True)
 
 
 # Built once, and on tables: a request waits for them, and building one takes longer than carrying it out.

@@ -62,6 +62,8 @@ class Service(Base):
     memory_limit: Mapped[int | None] = mapped_column(BigId)
     network_mode: Mapped[str] = mapped_column(String(100), server_default="bridge", default="bridge")
     dns_servers: Mapped[list[str] | None]
+    # What only containers have, under Compose's names and in its normalised form (`domain/container.py`).
+    container: Mapped[dict[str, Any] | None]
     stop_timeout: Mapped[float] = mapped_column(Float, server_default="30", default=30.0)
     description: Mapped[str | None] = mapped_column(Text)
     version: Mapped[str | None] = mapped_column(String(100))
@@ -92,6 +94,9 @@ class Service(Base):
     # What its references (`${port:api}`) meant when its instance was started.
     resolved_references: Mapped[dict[str, Any] | None]
     waiting_for: Mapped[list[Any] | None]
+    # Why and since when it does not run although it is wanted to: crash, person, engine, host.
+    down_cause: Mapped[str | None] = mapped_column(String(20))
+    down_since: Mapped[datetime | None]
     restarts: Mapped[int] = mapped_column(server_default="0", default=0)
     # Back-off of CLOS's own restarts: deaths in a row, and before when not to try again.
     crash_count: Mapped[int] = mapped_column(server_default="0", default=0)
@@ -171,6 +176,7 @@ class Service(Base):
             ),
             health_check=self.health_check(),
             network_name=network_name,
+            container=dict(self.container or {}),
         )
 
 
