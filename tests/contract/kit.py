@@ -1,5 +1,6 @@
 """The same services on every runtime, so that one suite can judge them all."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -8,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from domain.specs import PortRequest, RuntimeKind, ServiceSpec
-from tests.images import make_docker_runtime, remove_all, test_image
+from tests.images import client, docker_url, make_docker_runtime, remove_all, test_image
 from tests.waiting import wait_until
 from workers.runtimes import listeners
+from workers.runtimes.docker_engine import DockerEngine
 from workers.runtimes.host_process import HostProcess
 from workers.runtimes.in_memory import Behaviour, InMemory
 from workers.runtimes.protocol import ExecResult, Runtime
@@ -34,6 +36,10 @@ class Kit:
 
     def another(self) -> Runtime:
         """A runtime of another installation on the same machine."""
+        raise NotImplementedError
+
+    def twin(self) -> Runtime:
+        """A second runtime of the same installation, as another worker process has one."""
         raise NotImplementedError
 
     def spec(self, script: str = OBEYS, name: str = "web", **changes: object) -> ServiceSpec:
@@ -108,6 +114,9 @@ class ProcessKit(Kit):
         self._runtimes.append(HostProcess(self._homes[-1], self._homes[-1].name, os.environ))
         return self._runtimes[-1]
 
+    def twin(self) -> Runtime:
+        return HostProcess(self._homes[0], self._homes[0].name, os.environ)
+
     def fitted(self, spec: ServiceSpec, script: str) -> ServiceSpec:
         return replace(spec, runtime=RuntimeKind.PROCESS)
 
@@ -134,6 +143,15 @@ class DockerKit(Kit):
         ports = tuple(replace(port, container_port=80) for port in spec.ports)
         name = f"contract-{self._ids[0][:12]}"
         return replace(spec, image=self._image, ports=ports, network_name=name)
+
+    def twin(self) -> Runtime:
+        return DockerEngine(docker_url(), self._ids[0])
+
+    def container_names(self) -> list[str]:
+        """The names of all containers that were made."""
+        with contextlib.closing(client()) as engine:
+            found = engine.api.containers(all=True, filters={"label": f"clos.instance={self._ids[0]}"})
+        return [each["Names"][0] for each in found]
 
     def close(self) -> None:
         for instance_id in self._ids:

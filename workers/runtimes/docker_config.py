@@ -40,6 +40,10 @@ class Marks:
         """Whether these labels are of this installation."""
         return (labels or {}).get(self.label("instance")) == self.instance_id
 
+    def hash_of(self, labels: Mapping[str, str] | None) -> str | None:
+        """The hash of the spec that a container of these labels was made from."""
+        return (labels or {}).get(self.label("spec_hash"))
+
     def filters(self, **also: str) -> dict[str, list[str]]:
         """The engine's filter for what is ours, and has these labels too."""
         wanted = {"instance": self.instance_id} | also
@@ -48,6 +52,10 @@ class Marks:
     def container_name(self, service_id: str) -> str:
         """The name of a service's container, distinct between installations on one engine."""
         return f"{self.prefix}-{slug(self.instance_id[:8])}-{slug(service_id)}"
+
+    def replacement_name(self, spec: ServiceSpec) -> str:
+        """The name of a container until it has taken another one's place."""
+        return f"{self.container_name(spec.id)}-{spec.hash()[:8]}"
 
     def of(self, spec: ServiceSpec, networks: Sequence[str]) -> dict[str, str]:
         """All labels of a service's container; ours win over the service's own."""

@@ -78,9 +78,31 @@ class Containers:
                     self.discard(instance.ref)
         raise StartFailed(f"{spec.id}: its container keeps being changed by others", hint="try again")
 
-    def _make(self, spec: ServiceSpec) -> str | None:
+    def replaced(self, spec: ServiceSpec) -> Instance:
+        """The container of this very spec: the one that is there, or a new one beside what else is there.
+
+        Raises:
+            NotOurs: its name belongs to somebody else's container.
+        """
+        deadline = time.monotonic() + self._client.timeout_s
+        while time.monotonic() < deadline:
+            listed = self.of(spec.id)
+            same = [
+                each for each in listed if (each.get("Labels") or {}).get(self._marks.label("spec_hash")) == spec.hash()
+            ]
+            beside = self._marks.replacement_name(spec) if listed else None
+            ref = str(same[-1]["Id"]) if same else self._make(spec, beside)
+            instance = self.look(ref) if ref else None
+            if instance and _fits(instance, spec):
+                return instance
+            if instance and instance.ref:
+                with suppress(ServiceRunning):
+                    self.discard(instance.ref)
+        raise StartFailed(f"{spec.id}: its container keeps being changed by others", hint="try again")
+
+    def _make(self, spec: ServiceSpec, name: str | None = None) -> str | None:
         """Make the container; None if another one of that name was there first, and has to be looked at."""
-        name = self._marks.container_name(spec.id)
+        name = name or self._marks.container_name(spec.id)
         try:
             with self._networks.held(spec) as networks:
                 ref = self._make_in(networks, name, spec)

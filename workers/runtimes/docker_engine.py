@@ -30,6 +30,7 @@ from workers.runtimes.docker_images import Images, Limits
 from workers.runtimes.docker_networks import Networks
 from workers.runtimes.docker_observation import Observation, rank
 from workers.runtimes.docker_reading import Reading
+from workers.runtimes.docker_replacing import Replacing
 from workers.runtimes.docker_stats import Sampler
 from workers.runtimes.fence import before_effect
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
@@ -57,6 +58,7 @@ class DockerEngine:
         self._networks = Networks(self._client, self._marks)
         self._containers = Containers(self._client, self._marks, self._networks)
         self._images = Images(self._client, self._marks, image_limits or Limits())
+        self._replacing = Replacing(self._client, self._marks, self._containers, self._networks, self._start_error)
         self._observation = Observation(self._marks, self._containers.inspect)
         self._bindings = Bindings(self._marks, self._containers.inspect)
         self._publishing = Bounded(self._look_at_all)
@@ -120,11 +122,12 @@ class DockerEngine:
         with self._doing("create", spec):
             return self._containers.created(spec)
 
-    def start(self, spec: ServiceSpec) -> Instance:
-        """Run the container, made first where it is missing."""
+    def start(self, spec: ServiceSpec, keep: bool = False) -> Instance:
+        """Run the container, made first where it is missing. `keep`: beside one of another hash that is stopped."""
+        made = self._containers.replaced if keep else self._containers.created
         with self._doing("start", spec):
             for _ in range(_ROUNDS):
-                instance = self._containers.created(spec)
+                instance = made(spec)
                 if instance.alive or not instance.ref:
                     return instance
                 before_effect()
@@ -138,6 +141,26 @@ class DockerEngine:
                     raise self._start_error(error, spec) from error
                 return self._containers.look(instance.ref) or Instance(spec.id)
             raise StartFailed(f"{spec.id}: its container keeps being removed by others", hint="try again")
+
+    def replace(self, spec: ServiceSpec) -> Instance:
+        """Make the container of a changed spec, beside the one that is there."""
+        with self._doing("create", spec):
+            return self._containers.replaced(spec)
+
+    def restore(self, spec: ServiceSpec, ref: str | None, run: bool) -> Instance:
+        """Go back to the container `ref`, which only has to be started."""
+        with self._doing("restore", spec):
+            return self._replacing.restore(spec, ref, run)
+
+    def settle(self, spec: ServiceSpec) -> None:
+        """Remove the earlier container, and give the new one its name."""
+        with self._doing("settle", spec):
+            self._replacing.settle(spec)
+
+    def as_made(self, spec: ServiceSpec) -> ServiceSpec:
+        """The spec with the ports that its container publishes."""
+        with self._doing("look at the ports of", spec):
+            return self._replacing.as_made(spec)
 
     def stop(self, spec: ServiceSpec, timeout_s: float) -> Instance:
         """TERM, and KILL after `timeout_s` (rounded up to whole seconds)."""

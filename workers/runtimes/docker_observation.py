@@ -105,7 +105,8 @@ class Observation:
         self._lock = threading.Lock()
 
     def instances(self, summaries: Iterable[Summary]) -> dict[str, Instance]:
-        """By service id. Of two containers of one service (made by hand) the running, then the newer one counts."""
+        """By service id. Of two containers of one service (in an update, or by hand) the running one counts, then the
+        newer."""
         found: dict[str, Instance] = {}
         seen = set()
         for summary in sorted(summaries, key=rank):
@@ -156,6 +157,8 @@ def exit_code_in(status: str) -> str:
     return found[1] if found else ""
 
 
-def rank(summary: Summary) -> tuple[bool, int]:
-    """Sorts the container that counts to the end."""
-    return (summary.get("State") in ("running", "paused"), int(summary.get("Created") or 0))
+def rank(summary: Summary) -> tuple[bool, int, int]:
+    """Sorts the container that counts to the end. Of two made in the same second (the engine tells no finer), the one
+    that is to replace the other has the longer name."""
+    name = max(summary.get("Names") or ("",), key=len)
+    return (summary.get("State") in ("running", "paused"), int(summary.get("Created") or 0), len(name))

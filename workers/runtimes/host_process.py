@@ -5,32 +5,28 @@ CLOS's mark, so every instance can be found whatever became of its starter. stdo
 file: lines of both have the stream `stdout`.
 """
 
-import contextlib
-import os
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from secrets import token_hex
 
-from domain.errors import EngineUnreachable, ServiceRunning, StartFailed
+from domain.errors import EngineUnreachable, ServiceRunning
 from domain.observation import Instance
 from domain.specs import ServiceSpec
 from workers.runtimes import process_identity as processes
 from workers.runtimes.fence import before_effect
-from workers.runtimes.listeners import Lookout, refuse_held
-from workers.runtimes.process_command import Command, command_of, spawn
+from workers.runtimes.listeners import Lookout
+from workers.runtimes.process_command import command_of
 from workers.runtimes.process_ending import end_session
 from workers.runtimes.process_execute import run_bounded
+from workers.runtimes.process_launcher import Launcher
+from workers.runtimes.process_launches import Launches
 from workers.runtimes.process_logs import ProcessLogs
-from workers.runtimes.process_observation import Sightings, running
-from workers.runtimes.process_state import Identity, StateFolder
+from workers.runtimes.process_observation import Sightings
+from workers.runtimes.process_replacing import Replacing
+from workers.runtimes.process_state import StateFolder
 from workers.runtimes.process_stats import SessionStats
 from workers.runtimes.process_tree import Tree
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
-
-_MARK_LIMIT_S = 0.5
 
 
 class HostProcess:
@@ -45,14 +41,17 @@ class HostProcess:
         self._environment = dict(base_environment)
         self._boot_id = boot_id or processes.boot_id()
         self._state = StateFolder(home / "run" / "processes")
+        self._launches = Launches(self._state)
         self._sightings = Sightings(self._state, instance_id, self._boot_id)
         self._logs = ProcessLogs(home / "logs" / "services")
         self._stats = SessionStats()
-        self._guard = threading.Lock()
         # Who listens on this host, with what of it is ours.
         self.lookout = Lookout(self.owners, home)
-        # Wrappers that this process spawned and must reap; a zombie counts as dead for everybody else.
-        self._children: set[int] = set()
+        self._launcher = Launcher(
+            instance_id, self._boot_id, self._environment, self._state, self._sightings, self._launches, self._logs,
+            self.lookout,
+        )  # fmt: skip
+        self._replacing = Replacing(self._state, self._sightings, self._launches, self._launcher)
 
     # What is there
 
@@ -62,23 +61,13 @@ class HostProcess:
         Raises:
             EngineUnreachable: the records or the process table cannot be read.
         """
-        self._reap()
+        self._launcher.reap()
         try:
             seen = self._sightings.all()
         except OSError as refusal:
             raise EngineUnreachable(f"the processes of this host cannot be looked at: {refusal}") from refusal
         self._logs.note_sizes(seen)
         return seen
-
-    def _reap(self) -> None:
-        with self._guard:
-            for pid in list(self._children):
-                try:
-                    done = os.waitpid(pid, os.WNOHANG)[0]
-                except ChildProcessError:
-                    done = pid
-                if done:
-                    self._children.discard(pid)
 
     # Start and stop
 
@@ -93,8 +82,9 @@ class HostProcess:
         """Nothing to make beforehand; says what is there."""
         return self.observe().get(spec.id) or Instance(spec.id)
 
-    def start(self, spec: ServiceSpec) -> Instance:
-        """Run it, exactly once however many call and whoever of them is killed meanwhile.
+    def start(self, spec: ServiceSpec, keep: bool = False) -> Instance:
+        """Run it, exactly once however many call and whoever of them is killed meanwhile. `keep`: what `replace` has
+        remembered stays so.
 
         Raises:
             StartFailed, PermissionRefused: see `process_command.command_of`.
@@ -102,42 +92,13 @@ class HostProcess:
             TimedOut: another start or stop of it does not end.
         """
         with self._state.lock(spec.id) as lock_fd:
-            self._reap()
+            self._launcher.reap()
             found = self._sightings.one(spec.id)
             if found.alive:
                 return found
-            command = command_of(spec, self._environment)
-            for session, ticks in self._sightings.sessions(spec.id):
-                end_session(session, ticks, timeout_s=0.0)
-            refuse_held(spec.ports, self.lookout)
-            try:
-                return self._launch(spec, command, lock_fd)
-            except (OSError, ValueError) as refusal:
-                self._state.forget(spec.id)
-                raise StartFailed(
-                    f"{spec.id} could not be started: {refusal}",
-                    hint="see the length of its command and environment, the disk, and this user's limits",
-                ) from refusal
-
-    def _launch(self, spec: ServiceSpec, command: Command, lock_fd: int) -> Instance:
-        identity = Identity(spec.id, token_hex(8), spec.hash(), self._boot_id, datetime.now(UTC).isoformat())
-        log_path = self._logs.prepare(spec.id)
-        before_effect()
-        # First the record, then the process: no kill can leave a launch that nobody knows of.
-        self._state.write(identity)
-        self._state.clear_endings(spec.id, keep=identity.launch)
-        mark = (self._instance_id, spec.id, identity.spec_hash, identity.launch)
-        pid = spawn(command, mark, self._state.exit_path(identity), log_path, lock_fd)
-        with self._guard:
-            self._children.add(pid)
-        # Not reaped yet, so the number is surely its own.
-        stat = processes.read_stat(pid)
-        _wait_for_mark(pid)
-        identity = identity.running_as(pid, stat.start_ticks if stat else 0)
-        with contextlib.suppress(OSError):
-            # It runs: a disk that is full now only means that its mark has to be looked for.
-            self._state.write(identity)
-        return running(identity)
+            if not keep:
+                self._launches.forget(spec.id)
+            return self._launcher.start(spec, lock_fd)
 
     def stop(self, spec: ServiceSpec, timeout_s: float) -> Instance:
         """TERM to every process of its session, KILL to what is left after `timeout_s`.
@@ -153,8 +114,26 @@ class HostProcess:
                 end_session(session, ticks, timeout_s)
             if not found.alive:
                 return found
-            self._reap()
+            self._launcher.reap()
             return self._sightings.one(spec.id)
+
+    # In another one's place
+
+    def replace(self, spec: ServiceSpec) -> Instance:
+        """Check that the new command can be run, and remember what the present launch was made from."""
+        return self._replacing.replace(spec)
+
+    def restore(self, spec: ServiceSpec, ref: str | None, run: bool) -> Instance:
+        """Launch again what was launched as `ref`."""
+        return self._replacing.restore(spec, ref, run)
+
+    def settle(self, spec: ServiceSpec) -> None:
+        """Forget the launch before."""
+        self._replacing.settle(spec)
+
+    def as_made(self, spec: ServiceSpec) -> ServiceSpec:
+        """The spec with the ports of the latest launch."""
+        return self._replacing.as_made(spec)
 
     def remove(self, spec: ServiceSpec) -> None:
         """Take its state folder away; the log file stays.
@@ -230,13 +209,3 @@ class HostProcess:
 
     def close(self) -> None:
         """Nothing is held. Instances go on."""
-
-
-def _wait_for_mark(pid: int) -> None:
-    """A spawn returns some microseconds before the new command line can be read."""
-    deadline = time.monotonic() + _MARK_LIMIT_S
-    while processes.marker_of(pid) is None and time.monotonic() < deadline:
-        stat = processes.read_stat(pid)
-        if stat is None or stat.dead:
-            return
-        time.sleep(0.0002)

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from domain.errors import ClosError, PortHeld, ServiceRunning
+from domain.errors import ClosError, PortHeld, ServiceRunning, StartFailed
 from domain.observation import Instance, Phase
 from domain.specs import ServiceSpec
 from workers.runtimes.fence import before_effect
+from workers.runtimes.in_memory_lines import Lines
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
-
-_LINES_KEPT = 5000
-_IDLE_S = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +39,12 @@ class InMemory:
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._now = now
-        self._changed = threading.Condition()
+        self._changed = threading.RLock()
+        self._lines = Lines(now)
         self._instances: dict[str, Instance] = {}
         self._specs: dict[str, ServiceSpec] = {}
-        self._lines: dict[str, list[LogLine]] = {}
-        self._dropped: dict[str, int] = {}
+        # The other instance of a service in an update: the new one while the old one runs, then the old one.
+        self._aside: dict[str, tuple[Instance, ServiceSpec]] = {}
         self._behaviours: dict[str, Behaviour] = {}
         self._held: dict[tuple[str, int], Mapping[str, object]] = {}
         self._prepared: set[str] = set()
@@ -54,10 +53,11 @@ class InMemory:
 
     # What a test may arrange
 
-    def behave(self, service_id: str, behaviour: Behaviour) -> None:
-        """From now on this service acts so; `*` stands for every service without a behaviour of its own."""
+    def behave(self, service_id: str, behaviour: Behaviour, version: str = "") -> None:
+        """From now on this service acts so, or its instances of one spec hash (`version`); `*` stands for every
+        service without a behaviour of its own."""
         with self._changed:
-            self._behaviours[service_id] = behaviour
+            self._behaviours[f"{service_id}@{version}" if version else service_id] = behaviour
 
     def hold(self, port: int, holder: Mapping[str, object] | None, protocol: str = "tcp") -> None:
         """Let a stranger hold a port, or let go of it (None)."""
@@ -75,14 +75,14 @@ class InMemory:
 
     def write(self, service_id: str, text: str, stream: str = "stdout") -> None:
         """Let an instance write a line."""
-        with self._changed:
-            self._write(service_id, text, stream)
+        self._lines.write(service_id, text, stream)
 
     def simulated_health(self, service_id: str) -> bool:
         """Whether a probe of it passes: it runs and is not told to be unhealthy."""
         with self._changed:
             instance = self._instances.get(service_id)
-            return bool(instance and instance.alive) and not self._behaviour(service_id).unhealthy
+            version = instance.spec_hash if instance else None
+            return bool(instance and instance.alive) and not self._behaviour(service_id, version).unhealthy
 
     # The contract
 
@@ -122,7 +122,7 @@ class InMemory:
         self._instances[spec.id] = made
         return made
 
-    def start(self, spec: ServiceSpec) -> Instance:
+    def start(self, spec: ServiceSpec, keep: bool = False) -> Instance:
         """Run it; adopt one that runs."""
         behaviour = self._enter("start", spec)
         with self._changed:
@@ -131,10 +131,12 @@ class InMemory:
                 return found
             before_effect()
             self._refuse_taken_ports(spec)
+            if keep:
+                self._replace(spec)
             created = self._create(spec)
             running = replace(created, phase=Phase.RUNNING, started_at=self._now())
             self._instances[spec.id] = running
-            self._write(spec.id, f"{spec.id} started")
+            self._lines.write(spec.id, f"{spec.id} started")
             if behaviour.ends_with is not None:
                 self._instances[spec.id] = self._ended(running, behaviour.ends_with)
             return self._instances[spec.id]
@@ -164,8 +166,70 @@ class InMemory:
             if found is None:
                 return Instance(spec.id)
             if found.alive:
-                self._instances[spec.id] = self._ended(found, behaviour.stops_with)
+                found = self._instances[spec.id] = self._ended(found, behaviour.stops_with)
+                self._turn(spec.id)
+            return found
+
+    def replace(self, spec: ServiceSpec) -> Instance:
+        """Make one beside the other."""
+        self._enter("replace", spec)
+        with self._changed:
+            before_effect()
+            return self._replace(spec)
+
+    def _replace(self, spec: ServiceSpec) -> Instance:
+        found = self._instances.get(spec.id)
+        aside = self._aside.get(spec.id)
+        if found is None or found.spec_hash == spec.hash():
+            return found or self._create(spec)
+        if aside is not None and aside[0].spec_hash == spec.hash():
+            return aside[0]
+        self._made += 1
+        made = Instance(spec.id, Phase.CREATED, ref=f"memory-{self._made}", spec_hash=spec.hash())
+        self._aside[spec.id] = (made, spec)
+        self._turn(spec.id)
+        return made
+
+    def _turn(self, service_id: str) -> None:
+        """The running one counts, then the newer: one that was set aside and is newer than one that ended."""
+        found, aside = self._instances[service_id], self._aside.get(service_id)
+        if aside is not None and not found.alive and aside[0].phase is Phase.CREATED:
+            self._instances[service_id], was = aside[0], self._specs[service_id]
+            self._specs[service_id], self._aside[service_id] = aside[1], (found, was)
+
+    def restore(self, spec: ServiceSpec, ref: str | None, run: bool) -> Instance:
+        """Go back to `ref`, and forget the other one."""
+        self._enter("restore", spec)
+        with self._changed:
+            before_effect()
+            found, aside = self._instances.get(spec.id), self._aside.get(spec.id)
+            if ref is not None and ref not in {each.ref for each in (found, aside and aside[0]) if each}:
+                raise StartFailed(f"{spec.id}: {ref} is gone", service_id=spec.id)
+            self._aside.pop(spec.id, None)
+            if ref is None:
+                self._instances.pop(spec.id, None)
+                return Instance(spec.id)
+            if aside is not None and aside[0].ref == ref:
+                self._instances[spec.id], self._specs[spec.id] = aside
+            old = self._instances[spec.id]
+            if run and not old.alive:
+                self._refuse_taken_ports(self._specs[spec.id])
+                self._instances[spec.id] = replace(old, phase=Phase.RUNNING, started_at=self._now(), exit_code=None)
             return self._instances[spec.id]
+
+    def settle(self, spec: ServiceSpec) -> None:
+        """Forget the earlier one."""
+        self._enter("settle", spec)
+        with self._changed:
+            before_effect()
+            if self._instances.get(spec.id, Instance(spec.id)).spec_hash == spec.hash():
+                self._aside.pop(spec.id, None)
+
+    def as_made(self, spec: ServiceSpec) -> ServiceSpec:
+        """The spec with the ports of the instance that counts."""
+        with self._changed:
+            made = self._specs.get(spec.id)
+            return replace(spec, ports=made.ports) if made is not None else spec
 
     def remove(self, spec: ServiceSpec) -> None:
         """Forget it; its lines stay, as log files do. Raises ServiceRunning if it runs."""
@@ -175,32 +239,15 @@ class InMemory:
                 raise ServiceRunning(f"{spec.id} runs", hint="stop it first")
             self._instances.pop(spec.id, None)
             self._specs.pop(spec.id, None)
+            self._aside.pop(spec.id, None)
 
     def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
         """The last lines."""
-        with self._changed:
-            lines = self._lines.get(service_id, [])[-tail:] if tail > 0 else []
-        return [line for line in lines if since is None or (line.at is not None and line.at >= since)]
+        return self._lines.tail(service_id, tail, since)
 
     def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
         """New lines as they are written."""
-        with self._changed:
-            position = self._written(service_id)
-        while not stop():
-            fresh, position = self._fresh(service_id, position)
-            yield from fresh
-            if not fresh:
-                yield None
-
-    def _fresh(self, service_id: str, position: int) -> tuple[list[LogLine], int]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._written(service_id) > position, _IDLE_S)
-            first = self._dropped.get(service_id, 0)
-            fresh = self._lines.get(service_id, [])[max(0, position - first) :]
-            return fresh, self._written(service_id)
-
-    def _written(self, service_id: str) -> int:
-        return self._dropped.get(service_id, 0) + len(self._lines.get(service_id, []))
+        return self._lines.follow(service_id, stop)
 
     def stats(self, service_ids: Sequence[str]) -> Mapping[str, Stats]:
         """What the behaviours say, for those that run."""
@@ -226,13 +273,14 @@ class InMemory:
 
     # Inside
 
-    def _behaviour(self, service_id: str) -> Behaviour:
-        return self._behaviours.get(service_id) or self._behaviours.get("*") or Behaviour()
+    def _behaviour(self, service_id: str, version: str | None = None) -> Behaviour:
+        of_version = self._behaviours.get(f"{service_id}@{version}")
+        return of_version or self._behaviours.get(service_id) or self._behaviours.get("*") or Behaviour()
 
     def _enter(self, call: str, spec: ServiceSpec) -> Behaviour:
         with self._changed:
             self.calls.append((call, spec.id))
-            behaviour = self._behaviour(spec.id)
+            behaviour = self._behaviour(spec.id, spec.hash())
         if behaviour.delay_s and call != "execute":
             time.sleep(behaviour.delay_s)
         if (failure := behaviour.fail_on.get(call)) is not None:
@@ -240,13 +288,4 @@ class InMemory:
         return behaviour
 
     def _ended(self, instance: Instance, exit_code: int) -> Instance:
-        self._changed.notify_all()
         return replace(instance, phase=Phase.EXITED, exit_code=exit_code, ended_at=self._now())
-
-    def _write(self, service_id: str, text: str, stream: str = "stdout") -> None:
-        lines = self._lines.setdefault(service_id, [])
-        lines.append(LogLine(text, self._now(), stream))
-        if len(lines) > _LINES_KEPT:
-            self._dropped[service_id] = self._dropped.get(service_id, 0) + 1
-            del lines[0]
-        self._changed.notify_all()

@@ -69,8 +69,11 @@ class Runtime(Protocol):
         spec hash, replaces what is there with another one and does not run. A process runtime does nothing."""
         ...
 
-    def start(self, spec: ServiceSpec) -> Instance:
-        """Run it. One that runs already is adopted. Leaves nothing behind when it fails."""
+    def start(self, spec: ServiceSpec, keep: bool = False) -> Instance:
+        """Run it. One that runs already is adopted. Leaves nothing behind when it fails.
+
+        `keep`: an instance of another hash that does not run stays beside it, for `restore`.
+        """
         ...
 
     def stop(self, spec: ServiceSpec, timeout_s: float) -> Instance:
@@ -79,6 +82,42 @@ class Runtime(Protocol):
 
     def remove(self, spec: ServiceSpec) -> None:
         """Take away what is left of a stopped instance, and the group's network with the last one."""
+        ...
+
+    # A changed spec takes the place of what is there in four calls: `replace`, `stop`, `start(keep=True)`, `settle`;
+    # or `restore` at any moment before the last one. Of two instances the running one counts, then the newer.
+
+    def replace(self, spec: ServiceSpec) -> Instance:
+        """Make the instance of a changed spec beside the one that is there, which is left as it is, running or not.
+
+        One with this hash that is there already is it. A process runtime makes nothing yet: it checks that the command
+        can be run, and keeps what the present instance was launched with. The instance that is returned is the new
+        one, or, where nothing is made, the present one.
+        """
+        ...
+
+    def restore(self, spec: ServiceSpec, ref: str | None, run: bool) -> Instance:
+        """Go back to the instance `ref` as it was: its image, name, ports and networks, and running if `run`. A
+        process is launched anew as `ref` was launched. `ref` None: there was none.
+
+        Whatever else is there of the service is stopped and taken away. `spec` is the new spec: its stop timeout
+        counts. What of the restoration is done already gives nothing to do.
+
+        Raises:
+            StartFailed: what was there before is gone. Then nothing was taken away.
+        """
+        ...
+
+    def settle(self, spec: ServiceSpec) -> None:
+        """The instance of this spec stands: what was kept of an earlier one goes, and a container gets its name.
+
+        Where there is no instance of this spec, nothing is taken away.
+        """
+        ...
+
+    def as_made(self, spec: ServiceSpec) -> ServiceSpec:
+        """The spec with the ports that the instance which counts was made with: where a probe has to look after a
+        `restore`. The spec itself where that is not known."""
         ...
 
     def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
