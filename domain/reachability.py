@@ -88,7 +88,8 @@ class Unreachable:
 
 def consumer_of(spec: ServiceSpec) -> Consumer:
     """A service as one that reaches others."""
-    return Consumer(spec.id, spec.group, spec.runtime, spec.network_mode, bool(spec.network_name or spec.networks))
+    crowded = bool(spec.network_name or spec.networks or spec.container.get("networks"))
+    return Consumer(spec.id, spec.group, spec.runtime, spec.network_mode, crowded)
 
 
 def prober_of(consumer: Consumer) -> Consumer:

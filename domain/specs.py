@@ -85,7 +85,9 @@ class HealthCheck:
     expected_status: int = 200
 
 
-_NOT_OF_THE_INSTANCE = ("depends_on", "health_check", "restart_policy", "stop_timeout_s", "references", "unresolved")
+_NOT_OF_THE_INSTANCE = (
+    "depends_on", "health_check", "restart_policy", "stop_timeout_s", "references", "unresolved", "directory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +120,12 @@ class ServiceSpec:
     health_check: HealthCheck | None = None
     network_name: str = ""
     # What only containers have, under Compose's names and in its normalised form (`domain/container.py`), and its
-    # group's definitions of the networks and volumes that it names: {"networks": {…}, "volumes": {…}}.
+    # group's definitions of the networks and volumes that it names, with the ids of the services whose containers it
+    # is attached to: {"networks": {…}, "volumes": {…}, "services": {name: id}}.
     container: Mapping[str, Any] = field(default_factory=dict)
     definitions: Mapping[str, Any] = field(default_factory=dict)
+    # Its group's own folder, in which bind mounts are allowed (`domain/container_policy.py`).
+    directory: str = ""
     # What its references need of a container: further groups' networks as (group, network_name), and hosts' names.
     joins: tuple[tuple[str, str], ...] = ()
     extra_hosts: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from domain.errors import ClosError, OperationInProgress, ServiceExists, ServiceNotFound, ValidationFailed
 from domain.specs import CheckType, RuntimeKind
 from domain.states import UP, ServiceStatus
-from models import groups, registry_graph, registry_ports, registry_references
+from models import groups, registry_graph, registry_ports, registry_references, surroundings
 from models.groups import Group
 from models.operations import OperationLock
 from models.ports import PortClaim, PortLease
@@ -41,11 +41,14 @@ _PLAIN = (
     "memory_limit",
     "network_mode",
     "dns_servers",
+    "container",
     "stop_timeout",
     "description",
     "version",
     "owner",
 )
+# What says whom a service waits for.
+ORDERING = ("depends_on", "container", "network_mode")
 _CHECK = {
     "enabled": "health_check_enabled",
     "type": "health_check_type",
@@ -125,7 +128,7 @@ def create_service(session: Session, fields: Mapping[str, Any], reserved: Collec
     registry_references.check(session, service)
     # What meant a service of a group of that name may mean a port of this one from now on.
     neighbours.refuse_if_broken(session, service, ("name",))
-    if fields.get("depends_on"):
+    if any(fields.get(name) for name in ORDERING):
         registry_graph.refuse_cycles(session)
     return service
 
@@ -156,6 +159,7 @@ def bind(session: Session, group: Group, service: Service, fields: Mapping[str, 
     """The second half: its dependencies and leases, once everything that they may name is there."""
     if "depends_on" in fields:
         _depend(session, service, fields["depends_on"] or [])
+    surroundings.attach(session, service)
     _check(service)
     if "ports" in fields or "port" in fields:
         registry_ports.lease_all(session, service, group.project, reserved)
@@ -195,7 +199,7 @@ def change_service(
     registry_references.check(session, service)
     if referring is not None:
         referring.refuse_if_broken(session, service, fields)
-    if fields.get("depends_on"):
+    if any(fields.get(name) for name in ORDERING):
         registry_graph.refuse_cycles(session)
     changed = _wanted(service) != before
     if changed:
@@ -315,6 +319,8 @@ def _check(service: Service) -> None:
         errors["port"] = ["An external service needs a port or a health_url, to be watched by."]
     if service.runtime == RuntimeKind.EXTERNAL and any(each.port is None for each in service.claims):
         errors["ports"] = ["An external service's host_port must be given: CLOS does not choose it."]
+    if service.container and service.runtime != RuntimeKind.DOCKER:
+        errors["container"] = [f"Only docker services are containers; this one's runtime is {service.runtime}."]
     errors |= _check_health(service)
     if errors:
         raise ValidationFailed(errors)

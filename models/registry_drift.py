@@ -14,6 +14,7 @@ from domain.specs import RuntimeKind
 from domain.states import UP
 from models import resolved_specs
 from models.services import Service
+from models.surroundings import NOTHING, Surroundings, of_groups
 
 if TYPE_CHECKING:
     from models.registry_views import ServiceView
@@ -32,13 +33,13 @@ class _Hashes:
         self._lock = threading.Lock()
 
     @staticmethod
-    def key(view: "ServiceView", network_name: str, meant: Meaning) -> tuple[Any, ...]:
-        """A spec's version says what was written through the registry; ports, its own and those of what it refers to,
-        may also be moved by a resolution."""
+    def key(view: "ServiceView", group: Surroundings, meant: Meaning) -> tuple[Any, ...]:
+        """Its version and its group's say what was written through the registry; ports, its own and those of what it
+        refers to, may also be moved by a resolution."""
         row = view.row
         ports = tuple((each.id, each.port, each.container_port) for each in view.claims)
         referred = (tuple(meant.values.items()), meant.joins, meant.extra_hosts) if view.texts else ()
-        return row.id, row.created_at, row.spec_version, row.port, ports, referred, network_name
+        return row.id, row.created_at, row.spec_version, row.port, ports, referred, group.network_name, group.version
 
     def get(self, key: tuple[Any, ...]) -> str | None:
         """The hash, if it is known."""
@@ -60,17 +61,17 @@ def add(session: Session, views: Iterable["ServiceView"]) -> None:
     running = [view for view in views if view.row.observed_hash is not None and view.row.status in _UP]
     if not running:
         return
-    networks = resolved_specs.networks_of(session, {view.row.group_name for view in running})
-    meant = _meanings(session, running, networks)
+    around = of_groups(session, {view.row.group_name for view in running})
+    meant = _meanings(session, running, around)
     keys = {
-        view.row.id: _Hashes.key(view, networks.get(view.row.group_name, ""), meant.get(view.row.id, _NO_MEANING))
+        view.row.id: _Hashes.key(view, around.get(view.row.group_name, NOTHING), meant.get(view.row.id, _NO_MEANING))
         for view in running
     }
     made: dict[str, str] = {}
     unknown = [service_id for service_id, key in keys.items() if _hashes.get(key) is None]
     if unknown:
         services = session.scalars(select(Service).where(Service.id.in_(unknown))).all()
-        made = {each: spec.hash() for each, spec in resolved_specs.specs(session, services, networks).items()}
+        made = {each: spec.hash() for each, spec in resolved_specs.specs(session, services, around).items()}
         # What a write transaction sees may still be undone, and its version be given to something else.
         if not session.get_bind().get_execution_options().get("clos_write", False):
             for service_id, known in made.items():
@@ -82,7 +83,9 @@ def add(session: Session, views: Iterable["ServiceView"]) -> None:
             view.drift_detail = _why(view, meant.get(view.row.id, _NO_MEANING))
 
 
-def _meanings(session: Session, views: Sequence["ServiceView"], networks: Mapping[str, str]) -> dict[str, Meaning]:
+def _meanings(
+    session: Session, views: Sequence["ServiceView"], around: Mapping[str, Surroundings]
+) -> dict[str, Meaning]:
     """What the references of those that have some mean now: one statement for all, none where nobody has any."""
     for view in views:
         view.texts += [word for word in view.row.command or () if references.written_in(word)]
@@ -90,14 +93,15 @@ def _meanings(session: Session, views: Sequence["ServiceView"], networks: Mappin
     wanted = {pair for view, each in found.values() for pair in references.named_by(each, view.row.group_name)}
     known = resolved_specs.providers(session, wanted)
     return {
-        service_id: references.meaning(_consumer(view, networks), each, known)
+        service_id: references.meaning(_consumer(view, around), each, known)
         for service_id, (view, each) in found.items()
     }
 
 
-def _consumer(view: "ServiceView", networks: Mapping[str, str]) -> Consumer:
+def _consumer(view: "ServiceView", around: Mapping[str, Surroundings]) -> Consumer:
     row = view.row
-    crowded = bool(networks.get(row.group_name) or view.networks)
+    named = view.networks or (row.container or {}).get("networks")
+    crowded = bool(around.get(row.group_name, NOTHING).network_name or named)
     return Consumer(row.id, row.group_name, RuntimeKind(row.runtime), row.network_mode, crowded)
 
 

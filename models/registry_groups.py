@@ -18,6 +18,9 @@ _PLAIN = (
     "start_order",
     "compose_file",
     "network_name",
+    "networks",
+    "volumes",
+    "directory",
     "restart_policy",
     "conflicts",
     "reconcile",
@@ -47,7 +50,7 @@ def create_group(session: Session, fields: Mapping[str, Any], reserved: Collecti
     for place, service in enumerate(drafts):
         with _At(place):
             registry_references.check(session, service)
-    if group.dependencies or any(each.get("depends_on") for each in wanted):
+    if group.dependencies or any(each.get(name) for each in wanted for name in registry.ORDERING):
         registry_graph.refuse_cycles(session)
     return group
 

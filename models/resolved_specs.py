@@ -28,6 +28,7 @@ from domain.specs import PortRequest, RuntimeKind, ServiceSpec
 from models.groups import Group
 from models.ports import PortClaim
 from models.services import Service, ServiceEnvironment
+from models.surroundings import NOTHING, Surroundings, of_groups, surrounded
 
 _COMMAND, HEALTH_URL = "command", "health_check.url"
 _MENTION = "%${%:%}%"
@@ -80,29 +81,22 @@ _PROVIDERS = (
 
 
 def specs(
-    session: Session, services: Sequence[Service], networks: Mapping[str, str] | None = None
+    session: Session, services: Sequence[Service], around: Mapping[str, Surroundings] | None = None
 ) -> dict[str, ServiceSpec]:
-    """These services as values that can be started, by id. `networks` are their groups' networks, if they are known.
+    """These services as values that can be started, by id. `around` is what their groups give them, if it is known.
 
     What a reference cannot mean any more stands in the spec's `unresolved`.
     """
-    if networks is None:
-        networks = networks_of(session, {service.group_name for service in services})
-    written = [service.spec(networks.get(service.group_name, "")) for service in services]
+    if around is None:
+        around = of_groups(session, {service.group_name for service in services})
+    written = [service.spec(around.get(service.group_name, NOTHING).network_name) for service in services]
+    written = surrounded(session, written, around)
     wanted: set[tuple[str, str]] = set()
     for spec in written:
         url = spec.health_check.url if spec.health_check is not None else None
         wanted |= references.named_by(references.find((*references.texts_of(spec), url)), spec.group)
     known = providers(session, wanted)
     return {spec.id: references.resolved(spec, known) for spec in written}
-
-
-def networks_of(session: Session, groups: Collection[str]) -> dict[str, str]:
-    """The networks that groups have been given a name for; empty for one that takes CLOS's own."""
-    if not groups:
-        return {}
-    rows = session.execute(select(Group.name, Group.network_name).where(Group.name.in_(groups)))
-    return {name: network or "" for name, network in rows}
 
 
 def providers(session: Session, wanted: Collection[tuple[str, str]]) -> Providers:

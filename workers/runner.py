@@ -29,7 +29,7 @@ from domain.planning import Action, Plan, plan_restart, plan_start, plan_stop
 from domain.resolving import Decision
 from domain.specs import RuntimeKind, ServiceSpec
 from domain.states import HealthStatus, OperationStatus, StepStatus
-from models import registry, registry_groups, resolved_specs
+from models import registry, registry_groups, resolved_specs, surroundings
 from models.groups import Group
 from models.operations import Operation
 from models.record import Record
@@ -67,8 +67,8 @@ def read_subject(record: Record, service_ids: Sequence[str]) -> Subject:
         services = session.scalars(select(Service).where(Service.id.in_(service_ids)).order_by(Service.id)).all()
         names = {service.group_name for service in services}
         groups = {group.name: group for group in session.scalars(select(Group).where(Group.name.in_(names)))}
-        networks = {name: group.network_name or "" for name, group in groups.items()}
-        specs = tuple(resolved_specs.specs(session, services, networks).values())
+        around = {name: surroundings.of(group) for name, group in groups.items()}
+        specs = tuple(resolved_specs.specs(session, services, around).values())
         health = {service.id: HealthStatus(service.health_status) for service in services}
         return Subject(specs, health, {group.name: group.start_order for group in groups.values()})
 

@@ -4,12 +4,13 @@ import difflib
 import ipaddress
 import posixpath
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from marshmallow import Schema, ValidationError, fields, validate
 
 from api.schemas import Strict, Text, Whole
+from domain.shapes import Problem
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 ENVIRONMENT_KEY = r"[A-Za-z_][A-Za-z0-9_.-]*"
@@ -155,6 +156,19 @@ class Short(fields.Field[dict[str, Any]]):
             return {self._name: self._text.deserialize(value)}
         loaded: dict[str, Any] = self._schema().load(value)
         return loaded
+
+
+class Described(fields.Field[dict[str, Any]]):
+    """An object whose form the domain knows: `check` names all that is wrong with it, by path."""
+
+    def __init__(self, check: Callable[[Any], list[Problem]], **kwargs: Any) -> None:
+        self._check = check
+        super().__init__(metadata={"anyOf": _nullable([{"type": "object"}], kwargs)}, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
+        if wrong := self._check(value):
+            raise ValidationError([f"{problem.path}: {problem.text}" for problem in wrong[:50]])
+        return dict(value)
 
 
 def _nullable(kinds: list[dict[str, Any]], kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:

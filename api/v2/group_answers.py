@@ -22,6 +22,7 @@ def shown(group: Group, members: Sequence[Any]) -> dict[str, Any]:
     statuses = [ServiceStatus(row.status) for row in members]
     body: dict[str, Any] = {name: getattr(group, name) for name in _PLAIN}
     body["conflicts"] = _policy(group)
+    body["networks"], body["volumes"], body["directory"] = group.networks or {}, group.volumes or {}, group.directory
     body["dependencies"] = group.dependencies or []
     body["services"] = [row.id for row in members]
     body["status"] = group_status(statuses).value
@@ -87,12 +88,12 @@ def graph_shown(members: Sequence[Any], dependencies: Sequence[Any]) -> dict[str
 
 _DEFINED = (
     "name", "description", "project", "dependencies", "start_order", "compose_file", "network_name", "restart_policy",
-    "conflicts", "reconcile",
+    "conflicts", "reconcile", "networks", "volumes", "directory",
 )  # fmt: skip
 
 
 def export(group: Group, views: Sequence[ServiceView]) -> dict[str, Any]:
     """A group as a body of `POST /groups`. Secrets are never given back, so they are not in it."""
     named = {name: getattr(group, name) for name in _DEFINED} | {"conflicts": _policy(group)}
-    body = {name: value for name, value in named.items() if value not in (None, [])}
+    body = {name: value for name, value in named.items() if value not in (None, [], {})}
     return body | {"services": [definition(view) for view in views]}

@@ -4,8 +4,9 @@ from marshmallow import INCLUDE, Schema, fields, validate
 
 from api.pages import PageArgs
 from api.schemas import Flag, Number, Strict, Text, Time, Whole
-from api.v2.definition_fields import Definition, list_of, name_field, one_of
+from api.v2.definition_fields import ABSOLUTE, Definition, Described, list_of, name_field, one_of
 from api.v2.service_schemas import DAY_S, RESTART_POLICIES, OperationBody, ServiceBody
+from domain.container import check_networks, check_volumes
 from domain.states import GroupStatus
 
 # All of a request is one write transaction, in which each service takes about 4 ms.
@@ -43,6 +44,9 @@ class GroupChange(Definition):
     start_order = Whole(low=-1000, high=1000)
     compose_file = Text(longest=4096, smallest=1, allow_none=True)
     network_name = name_field(100, allow_none=True)
+    networks = Described(check_networks, allow_none=True)
+    volumes = Described(check_volumes, allow_none=True)
+    directory = Text(longest=4096, smallest=1, pattern=ABSOLUTE, allow_none=True)
     restart_policy = one_of(*RESTART_POLICIES, allow_none=True)
     conflicts = fields.Nested(ConflictsPolicy, allow_none=True)
     reconcile = fields.Nested(ReconcilePolicy, allow_none=True)
@@ -101,6 +105,9 @@ class GroupSchema(Schema):
     start_order = fields.Integer(required=True)
     compose_file = fields.String(required=True, allow_none=True)
     network_name = fields.String(required=True, allow_none=True)
+    networks = fields.Dict(required=True)
+    volumes = fields.Dict(required=True)
+    directory = fields.String(required=True, allow_none=True)
     restart_policy = fields.String(required=True, allow_none=True)
     conflicts = fields.Dict(required=True, allow_none=True)
     reconcile = fields.Dict(required=True, allow_none=True)

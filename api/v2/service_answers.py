@@ -49,6 +49,7 @@ def shown(view: ServiceView, metrics: dict[str, Any] | None = None) -> dict[str,
     body["networks"] = view.networks
     body["dns_servers"] = row["dns_servers"] or []
     body["labels"] = row["labels"] or {}
+    body["container"] = row["container"] or {}
     body["ports"] = _ports(view)
     body["depends_on"] = [
         {
@@ -122,7 +123,7 @@ def point(row: Any) -> dict[str, Any]:
 # What a definition may hold, so that an export can be given to POST again.
 _DEFINED = (
     "name", "runtime", "image", "build", "command", "working_dir", "user", "environment", "volumes", "networks",
-    "network_mode", "dns_servers", "labels", "restart_policy", "restart_by", "cpu_limit", "memory_limit",
+    "network_mode", "dns_servers", "labels", "container", "restart_policy", "restart_by", "cpu_limit", "memory_limit",
     "stop_timeout", "ports", "depends_on", "health_check", "tags", "description", "version", "owner",
 )  # fmt: skip
 

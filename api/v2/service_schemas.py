@@ -16,6 +16,7 @@ from api.v2.definition_fields import (
     Arguments,
     Command,
     Definition,
+    Described,
     Short,
     is_address,
     is_label,
@@ -26,6 +27,7 @@ from api.v2.definition_fields import (
     one_of,
     port_field,
 )
+from domain.container import check as check_container
 from domain.specs import CheckType, Condition, RestartPolicy, RuntimeKind
 from domain.states import Desired, HealthStatus, ServiceStatus
 
@@ -116,6 +118,7 @@ class ServiceChange(Definition):
     network_mode = Text(longest=100, smallest=1, pattern=r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
     dns_servers = list_of(Text(longest=45, validate=is_address), 10)
     labels = map_of(Text(longest=255, smallest=1, validate=is_label), Text(longest=4096), 200)
+    container = Described(check_container, allow_none=True)
     restart_policy = one_of(*RESTART_POLICIES)
     restart_by = one_of("clos", "engine")
     cpu_limit = Number(low=0.01, high=1024, allow_none=True)
@@ -350,6 +353,10 @@ class ServiceSchema(Schema):
     network_mode = fields.String(required=True)
     dns_servers = fields.List(fields.String(), required=True)
     labels = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
+    container = fields.Dict(
+        required=True,
+        metadata={"description": "What only a container has, under the names that a Compose service has for it."},
+    )
     restart_policy = fields.String(required=True)
     restart_by = fields.String(required=True)
     cpu_limit = fields.Float(required=True, allow_none=True)

@@ -12,8 +12,8 @@ from tests.unit.api_kit import PORT, Kit, api, process
 __all__ = ["api"]
 FIELDS = {
     "name", "description", "project", "dependencies", "start_order", "compose_file", "network_name", "restart_policy",
-    "conflicts", "reconcile", "services", "status", "spec_version", "health_score", "counts", "created_at",
-    "updated_at",
+    "conflicts", "reconcile", "networks", "volumes", "directory", "services", "status", "spec_version", "health_score",
+    "counts", "created_at", "updated_at",
 }  # fmt: skip
 
 
@@ -31,7 +31,8 @@ def test_a_group_is_given_back_with_every_field_of_the_contract(api: Kit) -> Non
         "description": "d", "project": "development", "dependencies": [other], "start_order": 3,
         "compose_file": "/c.yml",
         "network_name": "net", "restart_policy": "always", "conflicts": {"on_start": "ask", "max_risk": "high"},
-        "reconcile": {"enabled": True, "interval": 5.0},
+        "reconcile": {"enabled": True, "interval": 5.0}, "directory": "/srv/shop",
+        "networks": {"back": {"internal": True}}, "volumes": {"data": None},
     }  # fmt: skip
     name = api.name()
     answer = api.call("POST", "/groups", {"name": name, "services": [process("a")], **wanted})
@@ -53,6 +54,24 @@ def test_an_empty_group_has_the_defaults_of_the_contract(api: Kit) -> None:
     body = api.post("/groups", {"name": api.name()})
     assert (body["project"], body["start_order"], body["dependencies"], body["services"]) == ("development", 0, [], [])
     assert (body["status"], body["conflicts"], body["reconcile"]) == ("stopped", None, None)
+    assert (body["networks"], body["volumes"], body["directory"]) == ({}, {}, None)
+
+
+def test_definitions_of_networks_and_volumes_are_checked_kept_and_exported(api: Kit) -> None:
+    wrong = {"networks": {"a": {"drive": "x"}}, "volumes": {"b": {"external": True, "driver": "y"}}, "directory": "a/b"}
+    errors = api.refused("POST", "/groups", {"name": api.name(), **wrong}, 422, "validation_failed")["errors"]
+    assert errors["networks"] == ["networks.a.drive: unknown; did you mean driver?"]
+    assert errors["volumes"] == ["volumes.b.driver: cannot be said of what is external: only its name"]
+    assert "directory" in errors
+    right: dict[str, Any] = {"networks": {"a": {"driver": "bridge"}}, "volumes": {"b": {"name": "x_b"}}}
+    name = api.name()
+    container = {"networks": {"a": {"aliases": ["z"]}}, "init": True}
+    api.post("/groups", {"name": name, "services": [{"name": "s", "image": "x", "container": container}], **right})
+    exported = api.get(f"/groups/{name}/export")
+    assert {key: exported[key] for key in right} == right
+    assert exported["services"][0]["container"] == container
+    changed = api.call("PATCH", f"/groups/{name}", {"networks": {}})
+    assert (changed.json["networks"], changed.json["spec_version"]) == ({}, 2)
 
 
 def test_all_of_a_group_is_registered_or_nothing_and_references_may_go_forward(api: Kit) -> None:

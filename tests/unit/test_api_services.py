@@ -18,14 +18,15 @@ FIELDS = {
     "id", "name", "group", "runtime", "desired", "status", "health", "waiting_for", "drift", "drift_detail", "observed",
     "image", "build", "command", "working_dir", "user", "environment", "secrets", "volumes", "networks", "network_mode",
     "dns_servers", "labels", "restart_policy", "restart_by", "cpu_limit", "memory_limit", "stop_timeout", "ports",
-    "port", "depends_on", "health_check", "health_url", "tags", "description", "version", "owner", "started_at",
-    "stopped_at", "spec_version", "created_at", "updated_at",
+    "container", "port", "depends_on", "health_check", "health_url", "tags", "description", "version", "owner",
+    "started_at", "stopped_at", "spec_version", "created_at", "updated_at",
 }  # fmt: skip
 WHOLE: dict[str, Any] = {
     "image": "shop/web:1.2", "build": "/srv/shop", "command": "python -m 'shop web'", "working_dir": "/srv",
     "user": "1000:1000", "environment": {"LEVEL": "info"}, "secrets": {"TOKEN": "hidden value"},
     "volumes": ["/srv/data:/data:ro"], "networks": ["back"], "network_mode": "bridge", "dns_servers": ["10.0.0.1"],
-    "labels": {"team": "a"}, "restart_policy": "on-failure", "restart_by": "engine", "cpu_limit": 0.5,
+    "labels": {"team": "a"}, "container": {"init": True, "networks": {"back": {"aliases": ["b"]}}},
+    "restart_policy": "on-failure", "restart_by": "engine", "cpu_limit": 0.5,
     "memory_limit": 256, "stop_timeout": 2.5, "tags": ["edge", "b"], "description": "d", "version": "1", "owner": "me",
     "ports": [{"name": "http", "host_port": 9100, "container_port": 80}, {"name": "dns", "protocol": "udp"}],
     "depends_on": [{"service": "db", "condition": "healthy", "required": False}],
@@ -67,6 +68,45 @@ def test_a_service_is_given_back_with_every_field_of_the_contract(api: Kit) -> N
     assert body["created_at"].endswith("Z")
     assert len(body["created_at"]) == 27
     assert "hidden value" not in answer.text
+
+
+def test_what_a_container_cannot_be_is_named_with_its_path(api: Kit) -> None:
+    body = {"name": "a", "group": api.name(), "image": "x"}
+    wrong = {"cap_ad": ["X"], "restart": "always", "post_start": [], "init": 1}
+    answer = api.refused("POST", "/services", body | {"container": wrong}, 422, "validation_failed")
+    assert answer["errors"]["container"] == [
+        "container.cap_ad: unknown; did you mean cap_add?",
+        "container.restart: the service's own field is meant for it: restart_policy",
+        "container.post_start: is not carried out: CLOS runs no hooks in containers: make it the command's own work",
+        "container.init: must be true or false",
+    ]
+    process = {"name": "a", "group": api.name(), "runtime": "process", "command": ["x"], "container": {"init": True}}
+    errors = api.refused("POST", "/services", process, 422, "validation_failed")["errors"]
+    assert errors == {"container": ["Only docker services are containers; this one's runtime is process."]}
+
+
+def test_a_changed_container_is_a_new_version_and_replaces_the_old_one(api: Kit) -> None:
+    group = api.name()
+    made = api.post("/services", {"name": "a", "group": group, "image": "x", "container": {"init": True, "tty": True}})
+    path = f"/services/{made['id']}"
+    same = api.call("PATCH", path, {"container": {"tty": True, "init": True}}).json
+    assert same["spec_version"] == 1
+    changed = api.call("PATCH", path, {"container": {"init": True}}).json
+    assert (changed["container"], changed["spec_version"]) == ({"init": True}, 2)
+    assert api.call("PATCH", path, {"container": None}).json["container"] == {}
+
+
+def test_a_service_waits_for_those_whose_containers_it_joins(api: Kit) -> None:
+    group = api.name()
+    joining = {"name": "side", "image": "x", "network_mode": "service:main", "container": {"pid": "service:main"}}
+    lost = api.refused("POST", "/groups", {"name": group, "services": [joining]}, 422, "unknown_dependency")
+    assert lost["dependency"] == "main"
+    api.post("/groups", {"name": group, "services": [joining, {"name": "main", "image": "x"}]})
+    needs = api.get(f"/services/{group}-side")["depends_on"]
+    assert needs == [{"service": "main", "condition": "started", "required": True}]
+    turned = {"container": {"ipc": "service:side"}}
+    api.refused("PATCH", f"/services/{group}-main", turned, 422, "dependency_cycle")
+    api.refused("DELETE", f"/services/{group}-main", None, 409, "service_required")
 
 
 def test_a_read_gives_the_same_and_its_version(api: Kit) -> None:
