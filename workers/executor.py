@@ -19,6 +19,8 @@ from workers.steps import Done, Steps
 
 log = structlog.get_logger()
 _LOOK_UP_S = 0.25
+# Waits cost next to nothing and may last: beside each step that does something so many may wait.
+_WAITS_PER_STEP = 8
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Executor:
         outcome = Outcome()
         running: dict[Future[Done], Step] = {}
         begun: set[str] = set()
-        with ThreadPoolExecutor(self._parallel, "clos-step") as pool:
+        with ThreadPoolExecutor(self._parallel * (1 + _WAITS_PER_STEP), "clos-step") as pool:
             try:
                 while True:
                     self._skip_blocked(begun, outcome)
@@ -88,9 +90,13 @@ class Executor:
         if self._claim.cancelled.is_set():
             outcome.cancelled = True
             return
+        waiting = sum(step.action is Action.WAIT for step in running.values())
+        room = {True: self._parallel * _WAITS_PER_STEP - waiting, False: self._parallel - len(running) + waiting}
         for step in ready(self._plan.steps, outcome.completed, outcome.lost, begun):
-            if len(running) >= self._parallel:
-                return
+            waits = step.action is Action.WAIT
+            if room[waits] <= 0:
+                continue
+            room[waits] -= 1
             begun.add(step.id)
             running[pool.submit(self._one, step, deadline)] = step
 

@@ -25,7 +25,11 @@ _LISTEN_TIMEOUT_S = 60.0
 class Readiness:
     """Waits for one service."""
 
-    def __init__(self, spec: ServiceSpec, runtime: Runtime, observer: Observer, claim: Claim) -> None:
+    def __init__(
+        self, spec: ServiceSpec, runtime: Runtime, observer: Observer, claim: Claim, seen: Instance | None = None
+    ) -> None:
+        # What its start showed a moment ago saves the first look at all instances.
+        self._seen = seen
         self._spec = spec
         self._runtime = runtime
         self._observer = observer
@@ -46,7 +50,7 @@ class Readiness:
         return self._until_listening(min(deadline, time.monotonic() + _LISTEN_TIMEOUT_S))
 
     def _look(self) -> Instance:
-        instance = self._observer.instance(self._spec)
+        instance, self._seen = self._seen or self._observer.instance(self._spec), None
         if self._spec.runtime is RuntimeKind.EXTERNAL:
             return replace(instance, phase=Phase.RUNNING)  # nobody can see whether it runs; its ports tell
         if instance.phase in (Phase.EXITED, Phase.ABSENT):

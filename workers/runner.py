@@ -218,13 +218,18 @@ def _named(operation: Operation, specs: Sequence[ServiceSpec]) -> list[str]:
 
 
 def images_ready(context: Context, specs: Sequence[ServiceSpec], observed: ObservedState) -> set[str]:
-    """Which container services need no pull or build; one that runs is not asked about."""
-    return {
-        spec.id
-        for spec in specs
-        if spec.runtime is RuntimeKind.DOCKER
-        and (observed.of(spec.id).alive or context.runtimes[RuntimeKind.DOCKER].prepared(spec))
-    }
+    """Which container services need no pull or build; one that runs is not asked about, one image asked for once."""
+    ready: set[str] = set()
+    known: dict[str, bool] = {}
+    for spec in specs:
+        if spec.runtime is not RuntimeKind.DOCKER:
+            continue
+        key = spec.id if spec.build or not spec.image else spec.image
+        if not observed.of(spec.id).alive and key not in known:
+            known[key] = context.runtimes[RuntimeKind.DOCKER].prepared(spec)
+        if observed.of(spec.id).alive or known[key]:
+            ready.add(spec.id)
+    return ready
 
 
 def _forget(session: Session, operation: Operation) -> None:

@@ -20,6 +20,8 @@ from workers.runtimes import fence
 from workers.runtimes.protocol import Runtime
 
 _NOTE_EVERY_S = 0.5
+# As old as a look may be that a wait shares with others.
+_JUST_STARTED_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Steps:
         self._verify = verify
         self._holders = holders
         self._stop_timeout_s = stop_timeout_s
+        # When a start ended, and what it showed.
+        self._started: dict[str, tuple[float, Instance]] = {}
 
     def run(self, step: Step, deadline: float) -> Done:
         """Do it.
@@ -131,6 +135,7 @@ class Steps:
     def _start(self, spec: ServiceSpec, runtime: Runtime) -> Done:
         try:
             instance = runtime.start(spec)
+            self._started[spec.id] = time.monotonic(), instance
             return Done(instance, HealthStatus.STARTING if spec.health_check else HealthStatus.NONE, spec.references)
         except PortHeld as held:
             known = held.holder or {}
@@ -141,12 +146,17 @@ class Steps:
 
     def _wait(self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
         try:
-            instance, health = Readiness(spec, runtime, self._observer, self._claim).wait(step, deadline)
+            seen = self._seen_at_start(spec)
+            instance, health = Readiness(spec, runtime, self._observer, self._claim, seen).wait(step, deadline)
         except (StartFailed, TimedOut, Unhealthy) as ended:
             raise self._stranger(spec, runtime) or ended from ended
         if (held := self._stranger(spec, runtime, instance)) is not None:
             raise held
         return Done(instance, health)
+
+    def _seen_at_start(self, spec: ServiceSpec) -> Instance | None:
+        at, instance = self._started.pop(spec.id, (0.0, None))
+        return instance if time.monotonic() - at <= _JUST_STARTED_S else None
 
     def _stranger(self, spec: ServiceSpec, runtime: Runtime, instance: Instance | None = None) -> PortHeld | None:
         """Somebody else who has a port of a process service: the cause that is worth naming, whatever the wait said.

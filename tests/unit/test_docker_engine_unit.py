@@ -105,9 +105,20 @@ def test_a_stopped_container_of_another_hash_is_replaced_and_a_running_one_is_dr
 def test_a_container_that_never_started_for_an_error_is_replaced(engine: DockerEngine, there: EngineStandIn) -> None:
     left = engine.create(spec())
     only(there).state |= {"Error": "it broke", "ExitCode": 128}
-    started = engine.start(spec())
+    started = DockerEngine(there.url, INSTANCE).start(spec())
     assert started.alive
     assert started.ref != left.ref
+
+
+def test_what_was_made_or_started_just_now_is_not_inspected_again(engine: DockerEngine, there: EngineStandIn) -> None:
+    inspected: list[None] = []
+    there.before(r"GET /containers/\w+/json", lambda: inspected.append(None), times=1000)
+    engine.create(spec())
+    assert engine.observe()["g-a"].phase is Phase.CREATED
+    assert not inspected, "an inspect waits for a start that is under way"
+    engine.start(spec())
+    assert engine.observe()["g-a"].alive
+    assert len(inspected) == 1
 
 
 def test_the_specification_reaches_the_container(engine: DockerEngine, there: EngineStandIn) -> None:
@@ -285,7 +296,7 @@ def test_a_start_behind_which_the_container_is_removed_makes_it_anew(
 
 def test_a_container_that_is_never_the_one_is_given_up(there: EngineStandIn) -> None:
     engine = DockerEngine(there.url, INSTANCE, timeout_s=0.3)
-    there.before(r"GET /containers/\w+/json", there.containers.clear, times=1000)
+    there.refuse("POST /containers/create", 409, "Conflict. The container name is already in use", times=1000)
     with pytest.raises(StartFailed, match="keeps being changed"):
         engine.create(spec())
 

@@ -50,6 +50,22 @@ def test_a_group_starts_in_the_order_of_its_needs_and_is_recorded_as_it_is(kit):
     assert kit.locks() == []
 
 
+def test_who_waits_for_health_takes_no_place_from_who_has_something_to_do(tmp_path):
+    kit = Kit(tmp_path, parallel=1)
+    ill = [checked(f"s{number}", health_check=every(30.0, start_period=30.0)) for number in range(3)]
+    kit.group("shop", *ill)
+    for number in range(3):
+        kit.memory.behave(f"shop-s{number}", Behaviour(unhealthy=True))
+    operation_id = kit.ask("start")
+    thread = _while_running(kit, operation_id)
+    wait_until(lambda: len([call for call in kit.memory.calls if call[0] == "start"]) == 3, 5, "all starts")
+    for number in range(3):
+        kit.memory.behave(f"shop-s{number}", Behaviour())
+    thread.join(20)
+    assert kit.operation(operation_id).status == "completed"
+    kit.close()
+
+
 def test_a_second_start_finds_nothing_to_do(kit):
     kit.group("shop", checked("web"))
     kit.does("start")

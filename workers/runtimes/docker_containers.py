@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -15,12 +16,14 @@ from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_config import Marks, aliases, container_config
 from workers.runtimes.docker_errors import reason, removal_in_progress, status, still_runs
 from workers.runtimes.docker_networks import Networks, names_of, only_joined
-from workers.runtimes.docker_observation import Summary, instance_of, rank
+from workers.runtimes.docker_observation import Observation, Summary, rank
 from workers.runtimes.fence import before_effect
 
 log = structlog.get_logger()
 
 _PAUSE_S = 0.05
+# How long a container that was made or looked at counts as merely created. Somebody may start it by hand, in vain.
+_JUST_MADE = timedelta(seconds=3)
 
 
 class Containers:
@@ -30,6 +33,7 @@ class Containers:
         self._client = client
         self._marks = marks
         self._networks = networks
+        self.observation = Observation(marks, self.inspect)
 
     @property
     def _api(self) -> Any:
@@ -57,8 +61,7 @@ class Containers:
 
     def look(self, ref: str) -> Instance | None:
         """A container as it is now; None if there is none."""
-        inspected = self.inspect(ref)
-        return instance_of(inspected, self._marks) if inspected else None
+        return self.observation.look(ref)
 
     def created(self, spec: ServiceSpec) -> Instance:
         """The container that fits: the one that is there, or a new one.
@@ -69,8 +72,7 @@ class Containers:
         deadline = time.monotonic() + self._client.timeout_s
         while time.monotonic() < deadline:
             found = self.find(spec.id)
-            ref = str(found["Id"]) if found else self._make(spec)
-            instance = self.look(ref) if ref else None
+            instance = self.observation.instance(found, _JUST_MADE) if found else self._make(spec)
             if instance and _fits(instance, spec):
                 return instance
             if instance and instance.ref:
@@ -91,8 +93,7 @@ class Containers:
                 each for each in listed if (each.get("Labels") or {}).get(self._marks.label("spec_hash")) == spec.hash()
             ]
             beside = self._marks.replacement_name(spec) if listed else None
-            ref = str(same[-1]["Id"]) if same else self._make(spec, beside)
-            instance = self.look(ref) if ref else None
+            instance = self.look(str(same[-1]["Id"])) if same else self._make(spec, beside)
             if instance and _fits(instance, spec):
                 return instance
             if instance and instance.ref:
@@ -100,7 +101,7 @@ class Containers:
                     self.discard(instance.ref)
         raise StartFailed(f"{spec.id}: its container keeps being changed by others", hint="try again")
 
-    def _make(self, spec: ServiceSpec, name: str | None = None) -> str | None:
+    def _make(self, spec: ServiceSpec, name: str | None = None) -> Instance | None:
         """Make the container; None if another one of that name was there first, and has to be looked at."""
         name = name or self._marks.container_name(spec.id)
         try:
@@ -113,7 +114,7 @@ class Containers:
             self._see_who_has(name, spec)
             return None
         log.info("container.created", service=spec.id, container=ref[:12])
-        return ref
+        return self.observation.made(ref, spec.id, spec.hash())
 
     def _make_in(self, networks: Mapping[str, str], name: str, spec: ServiceSpec) -> str:
         config = container_config(spec, self._marks, networks)

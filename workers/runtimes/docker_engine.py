@@ -28,7 +28,7 @@ from workers.runtimes.docker_errors import (
 from workers.runtimes.docker_holders import holder_of
 from workers.runtimes.docker_images import Images, Limits
 from workers.runtimes.docker_networks import Networks
-from workers.runtimes.docker_observation import Observation, rank
+from workers.runtimes.docker_observation import rank
 from workers.runtimes.docker_reading import Reading
 from workers.runtimes.docker_replacing import Replacing
 from workers.runtimes.docker_stats import Sampler
@@ -59,7 +59,6 @@ class DockerEngine:
         self._containers = Containers(self._client, self._marks, self._networks)
         self._images = Images(self._client, self._marks, image_limits or Limits())
         self._replacing = Replacing(self._client, self._marks, self._containers, self._networks, self._start_error)
-        self._observation = Observation(self._marks, self._containers.inspect)
         self._bindings = Bindings(self._marks, self._containers.inspect)
         self._publishing = Bounded(self._look_at_all)
         self._reading = Reading(self._client, self._containers.find)
@@ -76,7 +75,7 @@ class DockerEngine:
     def observe(self) -> Mapping[str, Instance]:
         """Every instance of this CLOS, by service id, in one look. Raises EngineUnreachable."""
         with translated("look at the containers", base_url=self._client.base_url, looking=True):
-            return self._observation.instances(self._api.containers(all=True, filters=self._marks.filters()))
+            return self._containers.observation.instances(self._api.containers(all=True, filters=self._marks.filters()))
 
     def bindings(self, limit_s: float | None = None) -> Published:
         """Which ports all containers publish or would publish, ours and others', and who they are.

@@ -112,30 +112,43 @@ class Observation:
         for summary in sorted(summaries, key=rank):
             seen.add(summary["Id"])
             service_id = (summary.get("Labels") or {}).get(self._marks.label("service"))
-            instance = self._instance(summary) if service_id else None
+            instance = self.instance(summary) if service_id else None
             if service_id and instance:
                 found[service_id] = instance
         with self._lock:
             self._kept = {key: kept for key, kept in self._kept.items() if key in seen}
         return found
 
-    def _instance(self, summary: Summary) -> Instance | None:
+    def instance(self, summary: Summary, created_kept: timedelta = _CREATED_KEPT) -> Instance | None:
+        """The instance of a summary, inspected if it changed; one that is merely created counts for `created_kept`."""
         status = str(summary.get("Status", ""))
         kept = self._kept.get(summary["Id"])
-        if kept and self._holds(kept, summary, status):
+        if kept and self._holds(kept, summary, status, created_kept):
             return replace(kept.instance, health=health_of(status))
-        inspected = self._inspect(summary["Id"])
+        return self.look(summary["Id"])
+
+    def look(self, ref: str) -> Instance | None:
+        """A container as an inspect shows it now, which is kept; None if there is none."""
+        inspected = self._inspect(ref)
         if inspected is None:
             return None
         instance = instance_of(inspected, self._marks)
         self._keep(inspected, instance)
         return instance
 
-    def _holds(self, kept: _Kept, summary: Summary, status: str) -> bool:
+    def made(self, ref: str, service_id: str, spec_hash: str) -> Instance:
+        """A container that was created just now: what it is need not be asked. An inspect would wait, too, where its
+        start has begun: the engine holds a container for as long as that takes."""
+        instance = Instance(service_id, Phase.CREATED, ref=ref, spec_hash=spec_hash)
+        with self._lock:
+            self._kept[ref] = _Kept("created", "", datetime.now(UTC), instance)
+        return instance
+
+    def _holds(self, kept: _Kept, summary: Summary, status: str, created_kept: timedelta) -> bool:
         if kept.state != summary.get("State") or kept.code != exit_code_in(status):
             return False
         if kept.state == "created":
-            return datetime.now(UTC) - kept.since < _CREATED_KEPT
+            return datetime.now(UTC) - kept.since < created_kept
         # Same state, but younger than what was inspected: it was restarted in between.
         age = datetime.now(UTC) - kept.since
         return age <= timedelta(seconds=age_at_most_s(status) + _SLACK_S)

@@ -12,6 +12,7 @@ from tests.conftest import missing
 from tests.performance.benchmarks import group_start, pick_up, port_scan, start_up
 
 RESULTS = Path(__file__).parents[1] / "results"
+_WITH_DOCKER = ("group_start", "group_start_30", "chain", "port_scan")
 
 
 def main() -> int:
@@ -23,6 +24,8 @@ def main() -> int:
         "start_up": start_up.measure,
         "pick_up": pick_up.measure,
         "group_start": group_start.measure,
+        "group_start_30": group_start.measure_30,
+        "chain": group_start.measure_chain,
         "port_scan": port_scan.measure,
     }
     found: dict[str, object] = {
@@ -32,7 +35,7 @@ def main() -> int:
     for name, measure in every.items():
         if asked.only not in name:
             continue
-        if name in ("group_start", "port_scan") and (why := missing("docker")):
+        if name in _WITH_DOCKER and (why := missing("docker")):
             print(f"{name}: left out, {why}")
             continue
         found[name] = measure()

@@ -1,46 +1,90 @@
-"""Ten containers without dependencies, CLOS against the raw Docker API in the same run. Budget: 1.1 times raw."""
+"""Groups of containers beside the real Compose and the engine's own API, in the same run and alternating.
 
-import statistics
+Start of 10 and 30 without dependencies, nothing to do, stop, and a chain of ten that waits for health. Budgets: start
+1.1 × raw and 0.7 × Compose, nothing to do 3 × `up -d` again, stop 1.0 × `down -t 1`, chain 0.25 × `up -d --wait`.
+"""
+
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from statistics import median
 from typing import Any
 
-from tests.images import client, test_image
-from tests.integration.rig import free_port
+from tests.performance.benchmarks import compose_peer
 from tests.performance.benchmarks.installation import Installation, installation
 
 
 def measure(services: int = 10, pairs: int = 5) -> dict[str, Any]:
-    """Alternating, medians of `pairs`; and the start of what runs already."""
-    image = test_image()
+    """Medians of `pairs`: each start makes containers and network, each stop leaves the containers."""
+    took: dict[str, list[float]] = defaultdict(list)
+    body = {"name": "bench", "services": compose_peer.ours(services)}
     with installation() as clos:
         clos.up()
-        body = {
-            "name": "bench",
-            "services": [
-                {"name": f"s{number}", "runtime": "docker", "image": image, "command": ["serve", "80"],
-                 "ports": [{"host_port": free_port(), "container_port": 80}], "stop_timeout": 2}
-                for number in range(services)
-            ],
-        }  # fmt: skip
-        assert clos.call("POST", "/groups", json=body).status_code == 201
-        ours, raw, nothing = [], [], []
-        for _ in range(pairs):
-            ours.append(_operation(clos, "start"))
-            nothing.append(_operation(clos, "start"))
-            _operation(clos, "stop")
-            _remove(clos, body)
-            raw.append(_raw(image, services))
-        return {
-            "services": services,
-            "clos_s": round(statistics.median(ours), 2),
-            "raw_s": round(statistics.median(raw), 2),
-            "ratio": round(statistics.median(ours) / statistics.median(raw), 2),
-            "nothing_to_do_s": round(statistics.median(nothing), 3),
-        }
+        with compose_peer.project(compose_peer.plain_services(services)) as compose:
+            define(clos, body)
+            for _ in range(pairs):
+                took["start"].append(operation(clos, "start"))
+                took["nothing"].append(operation(clos, "start"))
+                took["stop"].append(operation(clos, "stop"))
+                forget(clos)
+                define(clos, body)
+                took["raw"].append(compose_peer.raw_start(services))
+                took["up"].append(compose.run("up", "-d"))
+                took["up_again"].append(compose.run("up", "-d"))
+                took["down"].append(compose.run("down", "-t", "1"))
+    found = {name: median(each) for name, each in took.items()}
+    return {
+        "services": services,
+        "pairs": pairs,
+        **{f"{name}_s": round(each, 3) for name, each in found.items()},
+        "start_to_raw": _ratio(took, "start", "raw"),
+        "start_to_compose": _ratio(took, "start", "up"),
+        "nothing_to_compose": _ratio(took, "nothing", "up_again"),
+        "stop_to_compose": _ratio(took, "stop", "down"),
+    }
 
 
-def _operation(clos: Installation, verb: str) -> float:
+def measure_30() -> dict[str, Any]:
+    """The same with thirty services: three pairs, because one takes half a minute."""
+    return measure(30, 3)
+
+
+def measure_chain(services: int = 10, pairs: int = 3) -> dict[str, Any]:
+    """A chain of health checks: three pairs, because Compose takes 18 seconds for one."""
+    took: dict[str, list[float]] = defaultdict(list)
+    body = {"name": "bench", "services": compose_peer.our_chain(services)}
+    with installation() as clos:
+        clos.up()
+        with compose_peer.project(compose_peer.chained_services(services)) as compose:
+            define(clos, body)
+            for _ in range(pairs):
+                took["start"].append(operation(clos, "start"))
+                operation(clos, "stop")
+                forget(clos)
+                define(clos, body)
+                took["up"].append(compose.run("up", "-d", "--wait"))
+                compose.run("down", "-t", "1")
+    return {
+        "services": services,
+        "pairs": pairs,
+        "start_s": round(median(took["start"]), 2),
+        "up_s": round(median(took["up"]), 2),
+        "start_to_compose": _ratio(took, "start", "up"),
+    }
+
+
+def _ratio(took: dict[str, list[float]], ours: str, peer: str) -> float:
+    """The median of the pairs' ratios: what slows both of a pair down does not count."""
+    return round(median(mine / theirs for mine, theirs in zip(took[ours], took[peer], strict=True)), 2)
+
+
+def define(clos: Installation, body: dict[str, Any]) -> None:
+    """Register the group."""
+    answer = clos.call("POST", "/groups", json=body)
+    assert answer.status_code == 201, answer.text
+
+
+def operation(clos: Installation, verb: str) -> float:
+    """From the request to the operation's end, in seconds."""
     began = time.monotonic()
     operation_id = clos.call("POST", f"/groups/bench/{verb}").json()["id"]
     ended = clos.call("GET", f"/operations/{operation_id}?wait=60").json()
@@ -48,33 +92,8 @@ def _operation(clos: Installation, verb: str) -> float:
     return time.monotonic() - began
 
 
-def _remove(clos: Installation, body: dict[str, Any]) -> None:
-    """Take containers and network away, and define the group anew, so that each start makes both."""
+def forget(clos: Installation) -> None:
+    """Take containers and network away, and the group."""
     removal = clos.call("DELETE", "/groups/bench?force=true").json()["id"]
     ended = clos.call("GET", f"/operations/{removal}?wait=60").json()
     assert ended["status"] == "completed", ended["error"]
-    assert clos.call("POST", "/groups", json=body).status_code == 201
-
-
-def _raw(image: str, count: int) -> float:
-    engine = client()
-    network = engine.networks.create("clos-bench-raw", labels={"clos-bench": "1"})
-
-    def one(number: int) -> str:
-        made = engine.api.create_container(
-            image, ["serve", "80"], ports=[80], name=f"clos-bench-raw-{number}",
-            host_config=engine.api.create_host_config(
-                port_bindings={80: ("127.0.0.1", free_port())}, network_mode="clos-bench-raw"),
-        )["Id"]  # fmt: skip
-        engine.api.start(made)
-        return str(made)
-
-    began = time.monotonic()
-    with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(one, range(count)))
-    took_s = time.monotonic() - began
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda each: engine.api.remove_container(each, force=True), made))
-    network.remove()
-    engine.close()
-    return took_s
