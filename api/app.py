@@ -111,7 +111,14 @@ def create_app(settings: Settings, *, record: Record | None = None, redis_url: s
     Raises:
         RuntimeError: a route says nothing of who may call it.
     """
-    app = bare_app(settings, make_parts(settings, record, redis_url))
+    shared = make_parts(settings, record, redis_url)
+    app = bare_app(settings, shared)
+
+    def deliver(operation_id: str, type_: str) -> None:
+        app.extensions["clos"].courier.operation(operation_id, type_)
+
+    # What a transaction of a request lets go on, such as a cancel, is sent like what a request asks for.
+    shared.record.deliver = deliver
     app.before_request(_admit)
     app.after_request(guards.finish)
     app.register_error_handler(idempotency.Replay, lambda replay: replay.response)

@@ -27,6 +27,7 @@ STATUS: dict[str, int] = {
     "request_timeout": 408,
     "operation_in_progress": 409,
     "operation_final": 409,
+    "queue_full": 409,
     "operation_not_waiting": 409,
     "service_exists": 409,
     "group_exists": 409,

@@ -160,6 +160,14 @@ class Empty(Strict):
     """The body of a call that takes none: `{}` or nothing."""
 
 
+class WaitingSchema(Schema):
+    """What keeps a service or an operation from going on."""
+
+    kind = fields.String(required=True)
+    ref = fields.String(required=True, allow_none=True)
+    text = fields.String(required=True)
+
+
 class ProblemSchema(Schema):
     """RFC 9457, with our `code`, `request_id` and, where a field is wrong, `errors`. Facts may stand beside."""
 

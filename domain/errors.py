@@ -147,6 +147,19 @@ class OperationInProgress(ClosError):
         self.operation_id = operation_id
 
 
+class QueueFull(ClosError):
+    """Too many operations wait for one."""
+
+    code = "queue_full"
+
+    def __init__(self, operation_id: str, waiting: int) -> None:
+        super().__init__(
+            f"{waiting} operations wait for operation {operation_id} already",
+            hint="wait for some of them to end, or cancel them",
+            operation_id=operation_id,
+        )
+
+
 class OperationFinal(ClosError):
     """The operation has ended; it cannot be changed any more."""
 

@@ -1,16 +1,19 @@
 """What people ask of operations: to be listed, cancelled, tried again, answered."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from domain.errors import Cancelled, OperationFinal
+from domain.errors import Cancelled, OperationFinal, ValidationFailed
 from domain.states import CLAIMED, FINAL, OperationStatus
+from models import operation_queue, operation_targets, registry_graph
 from models.base import now
-from models.operations import Operation, create, finish, group_target, progress, service_target
+from models.operations import Operation, create, finish, group_target, progress, service_target, settle
+from models.registry_graph import Targets
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,68 @@ def cancel(session: Session, operation: Operation) -> None:
         operation.status = OperationStatus.CANCELLING.value
         session.flush()
         progress(session, operation)
+
+
+def ask(
+    session: Session, type_: str, body: Mapping[str, Any], targets: Targets, *, initiated_by: str, **fields: Any
+) -> Operation:
+    """Write an operation on services, and what they are wanted to be; or let it wait, if it says so.
+
+    `body` is the request: with `wait_for` it waits for who holds its targets, with `dependencies` until those have
+    completed. A dry run holds nothing, wants nothing, and waits for nobody.
+
+    Raises:
+        OperationInProgress: another operation holds one of its targets, and it is not to wait for it.
+        ValidationFailed: it is to wait for an operation that does not exist.
+        QueueFull: too many wait already.
+    """
+    needed = _dependencies(session, body)
+    asked = {name: value for name, value in body.items() if name != "dependencies"}
+    asked |= operation_targets.parameters(targets)
+    fields |= {"initiated_by": initiated_by, "dependencies": sorted(needed) or None}
+    if body.get("dry_run"):
+        return create(session, type_, parameters=asked | {"targets": []}, sent_at=now(), **fields)
+    unfinished = [each for each, status in needed.items() if status != OperationStatus.COMPLETED.value]
+    behind = operation_queue.ahead_of(session, targets.locks) if body.get("wait_for") else []
+    if unfinished or behind:
+        return _queue(session, type_, asked, behind, unfinished, fields)
+    verb = type_.rpartition(".")[2]
+    asked["before"] = operation_targets.before(targets, verb)
+    made = create(session, type_, targets=targets.locks, parameters=asked, sent_at=now(), **fields)
+    if (desired := operation_targets.DESIRED.get(verb)) is not None:
+        registry_graph.want(session, targets.services, desired)
+    return made
+
+
+def _queue(
+    session: Session,
+    type_: str,
+    asked: dict[str, Any],
+    behind: Sequence[str],
+    unfinished: Sequence[str],
+    fields: dict[str, Any],
+) -> Operation:
+    operation_queue.refuse_long(session, {*behind, *unfinished})
+    made = create(session, type_, status=OperationStatus.WAITING.value, parameters=asked, **fields)
+    operation_queue.wait(session, made, behind, unfinished)
+    # One of them may have failed already.
+    settle(session, operation_queue.mend(session))
+    return made
+
+
+def _dependencies(session: Session, body: Mapping[str, Any]) -> dict[str, str]:
+    """The status of each operation that is to be waited for."""
+    wanted: Sequence[str] = body.get("dependencies") or ()
+    if not wanted:
+        return {}
+    if body.get("dry_run"):
+        raise ValidationFailed({"dependencies": ["A dry run changes nothing, so it waits for nothing."]})
+    found = {row.id: row.status for row in session.execute(select(Operation.id, Operation.status).where(
+        Operation.id.in_(wanted)))}  # fmt: skip
+    errors = {place: [f"There is no operation {each!r}."] for place, each in enumerate(wanted) if each not in found}
+    if errors:
+        raise ValidationFailed({"dependencies": errors})
+    return found
 
 
 def retry(session: Session, first: Operation, *, initiated_by: str) -> Operation:

@@ -5,139 +5,47 @@ claim names its fence, so a worker that lost its claim changes nothing. The patt
 fencing numbers are Kleppmann's.
 """
 
-import os
-import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    Boolean,
-    Float,
-    ForeignKey,
-    Index,
-    String,
-    and_,
-    bindparam,
-    delete,
-    insert,
-    or_,
-    select,
-    text,
-    update,
-)
-from sqlalchemy.orm import Mapped, Session, lazyload, make_transient_to_detached, mapped_column, relationship
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, text, update
+from sqlalchemy.orm import Session, lazyload, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 
 from domain.errors import ClaimLost, OperationInProgress, OperationNotFound, Poison
 from domain.events import EventType, Severity
 from domain.states import CLAIMED, FINAL, OperationStatus, StepStatus
-from models import events
-from models.base import Base, now, table_of
+from models import operation_queue
+from models.base import now, table_of
+from models.operation_events import tell
+from models.operation_queue import End
+from models.operation_rows import (
+    ACTIVE_SQL,
+    Operation,
+    OperationLock,
+    OperationStep,
+    OperationWait,
+    StepTiming,
+    group_target,
+    new_id,
+    service_target,
+)
 
+# Whoever works with operations finds their rows here too.
+__all__ = [
+    "Operation",
+    "OperationLock",
+    "OperationStep",
+    "OperationWait",
+    "StepTiming",
+    "group_target",
+    "new_id",
+    "service_target",
+]
 SILENT_AFTER_S = 6.0
 MAX_CLAIMS = 3
-_ACTIVE_SQL = "status NOT IN ('completed', 'failed', 'cancelled')"
-
-
-def new_id() -> str:
-    """A UUIDv7 (RFC 9562): its order is the order of time, which keeps lists and indexes in order."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
-class Operation(Base):
-    """One thing that was asked for, from its request to its end."""
-
-    __tablename__ = "operations"
-    __table_args__ = (
-        Index("ix_operations_active", "status", "id", sqlite_where=text(_ACTIVE_SQL),
-              postgresql_where=text(_ACTIVE_SQL)),
-    )  # fmt: skip
-    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
-    type: Mapped[str] = mapped_column(String(40), index=True)
-    status: Mapped[str] = mapped_column(String(20), default=OperationStatus.PENDING.value)
-    group_name: Mapped[str | None] = mapped_column(String(50), index=True)
-    service_id: Mapped[str | None] = mapped_column(String(160), index=True)
-    parent_id: Mapped[str | None] = mapped_column(String(36), index=True)
-    parameters: Mapped[dict[str, Any] | None]
-    dependencies: Mapped[list[str] | None]
-    progress: Mapped[int] = mapped_column(default=0, server_default="0")
-    current_step: Mapped[str | None] = mapped_column(String(250))
-    result: Mapped[dict[str, Any] | None]
-    error: Mapped[dict[str, Any] | None]
-    question: Mapped[dict[str, Any] | None]
-    # What it has promised to undo if it fails or is cancelled, written before its first change. Never shown.
-    compensation: Mapped[dict[str, Any] | None]
-    initiated_by: Mapped[str | None] = mapped_column(String(100))
-    attempt: Mapped[int] = mapped_column(default=0, server_default="0")
-    retry_of: Mapped[str | None] = mapped_column(String(36))
-    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
-    start_time: Mapped[datetime | None]
-    end_time: Mapped[datetime | None]
-    # Delivery.
-    not_before: Mapped[datetime | None]
-    sent_at: Mapped[datetime | None]
-    sends: Mapped[int] = mapped_column(default=0, server_default="0")
-    cancel_requested_at: Mapped[datetime | None]
-    # The claim.
-    fence: Mapped[int] = mapped_column(default=0, server_default="0")
-    claimed_by: Mapped[dict[str, Any] | None]
-    heartbeat_at: Mapped[datetime | None]
-
-    steps: Mapped[list["OperationStep"]] = relationship(
-        order_by="OperationStep.position", cascade="all, delete-orphan", lazy="selectin"
-    )
-
-
-class OperationStep(Base):
-    """One step of an operation's plan, and how it went."""
-
-    __tablename__ = "operation_steps"
-    operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True)
-    id: Mapped[str] = mapped_column(String(250), primary_key=True)
-    position: Mapped[int]
-    action: Mapped[str] = mapped_column(String(20))
-    target: Mapped[str] = mapped_column(String(200))
-    depends_on: Mapped[list[str] | None]
-    cause: Mapped[str | None]
-    status: Mapped[str] = mapped_column(String(10), default=StepStatus.PENDING.value)
-    started_at: Mapped[datetime | None]
-    ended_at: Mapped[datetime | None]
-    # What earlier runs of it took, in seconds: its weight in the operation's progress.
-    expected_s: Mapped[float | None] = mapped_column(Float)
-    error: Mapped[dict[str, Any] | None]
-
-
-class OperationLock(Base):
-    """`target` (`service:<id>` or `group:<name>`) belongs to one active operation: the primary key says so."""
-
-    __tablename__ = "operation_locks"
-    target: Mapped[str] = mapped_column(String(200), primary_key=True)
-    operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id", ondelete="CASCADE"), index=True)
-
-
-class OperationWait(Base):
-    """`operation_id` is `waiting` until `waits_for` has ended, and ended well where `must_succeed`."""
-
-    __tablename__ = "operation_waits"
-    operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True)
-    waits_for: Mapped[str] = mapped_column(String(36), primary_key=True, index=True)
-    must_succeed: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
-
-
-class StepTiming(Base):
-    """How long a step of that id usually takes: a moving average over its runs, in seconds."""
-
-    __tablename__ = "step_timings"
-    step_id: Mapped[str] = mapped_column(String(250), primary_key=True)
-    seconds: Mapped[float] = mapped_column(Float)
-    samples: Mapped[int] = mapped_column(default=1, server_default="1")
-    updated_at: Mapped[datetime] = mapped_column(default=now, index=True)
-
 
 # Built once, and on tables: a request waits for them, and building one takes longer than carrying it out.
 _operations, _locks = table_of(Operation), table_of(OperationLock)
@@ -160,16 +68,6 @@ _FRESH: dict[str, Any] = dict.fromkeys(column.key for column in _operations.colu
     "sends": 0,
     "fence": 0,
 }
-
-
-def service_target(service_id: str) -> str:
-    """The lock's name of a service."""
-    return f"service:{service_id}"
-
-
-def group_target(name: str) -> str:
-    """The lock's name of a group."""
-    return f"group:{name}"
 
 
 def get(session: Session, operation_id: str) -> Operation:
@@ -199,7 +97,7 @@ def create(session: Session, type_: str, *, targets: Iterable[str] = (), **field
     if wanted:
         session.execute(_LOCK, [{"target": target, "operation_id": row["id"]} for target in wanted])
     operation = _written(session, row)
-    _tell(session, operation, EventType.OPERATION_CREATED)
+    tell(session, operation, EventType.OPERATION_CREATED)
     return operation
 
 
@@ -231,6 +129,7 @@ def claim(session: Session, operation_id: str, worker: dict[str, Any], at: datet
         "claimed_by": worker,
         "heartbeat_at": at,
         "start_time": operation.start_time or at,
+        "waiting_for": None,
     }
     taken = session.execute(
         _CLAIM, values | {"of_id": operation_id, "of_fence": operation.fence, "of_status": operation.status}
@@ -240,7 +139,7 @@ def claim(session: Session, operation_id: str, worker: dict[str, Any], at: datet
     # Nobody else can have written the row since it was read, so it is not read again.
     for name, value in values.items():
         set_committed_value(operation, name, value)
-    _tell(session, operation, EventType.OPERATION_PROGRESS)
+    tell(session, operation, EventType.OPERATION_PROGRESS)
     return operation
 
 
@@ -321,32 +220,57 @@ def finish(
     result: dict[str, Any] | None = None,
     error: dict[str, Any] | None = None,
 ) -> None:
-    """End an operation and let go of its locks, in one transaction with its events."""
+    """End an operation, let go of its locks, and let go on who waited for it: one transaction, with its events.
+
+    Raises:
+        ClaimLost: it has ended already.
+    """
     if OperationStatus(operation.status) in FINAL:
         raise ClaimLost(f"operation {operation.id} has ended already")
+    settle(session, [End(operation, status, result, error)])
+
+
+def mend(session: Session) -> None:
+    """Let go on what waits for nothing any more and was not told; the watchdog's fall-back."""
+    settle(session, operation_queue.mend(session))
+
+
+def settle(session: Session, ends: Iterable[End]) -> None:
+    """End these operations, and those whose end follows from that."""
+    due = deque(ends)
+    while due:
+        end = due.popleft()
+        if OperationStatus(end.operation.status) not in FINAL:
+            _end(session, end)
+            due += operation_queue.after(session, end.operation)
+
+
+def _end(session: Session, end: End) -> None:
+    operation = end.operation
     for step in operation.steps:
         if StepStatus(step.status) in (StepStatus.PENDING, StepStatus.RUNNING):
             step.status = StepStatus.SKIPPED.value
             step.ended_at = now()
-    operation.status = status.value
+    operation_queue.leave(session, operation, end.status)
+    operation.status = end.status.value
     operation.end_time = now()
     operation.current_step = None
     operation.question = None
-    operation.result = result if result is not None else operation.result
-    operation.error = error
-    if status is OperationStatus.COMPLETED:
+    operation.result = end.result if end.result is not None else operation.result
+    operation.error = end.error
+    if end.status is OperationStatus.COMPLETED:
         operation.progress = 100
     session.flush()
     session.execute(delete(OperationLock).where(OperationLock.operation_id == operation.id))
-    severity = Severity.ERROR if status is OperationStatus.FAILED else Severity.INFO
-    _tell(session, operation, EventType.OPERATION_COMPLETED, severity)
+    severity = Severity.ERROR if end.status is OperationStatus.FAILED else Severity.INFO
+    tell(session, operation, EventType.OPERATION_COMPLETED, severity)
     if operation.type.startswith("group."):
-        _tell(session, operation, EventType.GROUP_OPERATION_COMPLETED, severity)
+        tell(session, operation, EventType.GROUP_OPERATION_COMPLETED, severity)
 
 
 def progress(session: Session, operation: Operation, step: dict[str, Any] | None = None) -> None:
     """Tell how far it has come."""
-    _tell(session, operation, EventType.OPERATION_PROGRESS, step=step)
+    tell(session, operation, EventType.OPERATION_PROGRESS, step=step)
 
 
 def due(session: Session, at: datetime, limit: int = 200) -> Sequence[Operation]:
@@ -358,33 +282,5 @@ def due(session: Session, at: datetime, limit: int = 200) -> Sequence[Operation]
         or_(Operation.not_before.is_(None), Operation.not_before <= at),
     )
     silent = and_(Operation.status.in_([status.value for status in CLAIMED]), nobodys)
-    return session.scalars(select(Operation).where(or_(pending, silent)).order_by(Operation.id).limit(limit)).all()
-
-
-def _tell(
-    session: Session,
-    operation: Operation,
-    type_: EventType,
-    severity: Severity = Severity.INFO,
-    step: dict[str, Any] | None = None,
-) -> None:
-    data: dict[str, Any] = {
-        "type": operation.type,
-        "status": operation.status,
-        "progress": operation.progress,
-        "current_step": operation.current_step,
-    }
-    if step is not None:
-        data["step"] = step
-    if operation.error is not None:
-        data["error"] = operation.error
-    events.append(
-        session,
-        type_,
-        data,
-        severity=severity,
-        actor=operation.initiated_by,
-        service_id=operation.service_id,
-        group_name=operation.group_name,
-        operation_id=operation.id,
-    )
+    active = select(Operation).where(text(ACTIVE_SQL), or_(pending, silent))
+    return session.scalars(active.order_by(Operation.id).limit(limit)).all()

@@ -7,7 +7,7 @@ the order of commits is the order of event ids. It must be short: no I/O inside.
 
 import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,13 @@ from sqlalchemy.pool import QueuePool
 from domain.errors import DatabaseBusy
 
 _ADVISORY_KEY = 0x434C4F53  # "CLOS"
+_DUE = "clos_due"
 _in_write: contextvars.ContextVar[bool] = contextvars.ContextVar("clos_in_write", default=False)
+
+
+def send_after_commit(session: Session, operation_id: str, type_: str) -> None:
+    """Let an operation that this transaction makes ready be sent to the workers once it is committed."""
+    session.info.setdefault(_DUE, []).append((operation_id, type_))
 
 
 def outside_transaction() -> None:
@@ -40,6 +46,8 @@ class Record:
         self._writing = self.engine.execution_options(clos_write=True)
         # SQLite's busy handler sleeps and starves; threads of one process queue here instead.
         self._turn = threading.Lock()
+        # How a process sends what its transactions made ready. Without it, that is the watchdog's to find.
+        self.deliver: Callable[[str, str], object] | None = None
 
     def _sqlite(self, pool: int) -> Engine:
         options: dict[str, Any] = {}
@@ -89,7 +97,7 @@ class Record:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session whose commit happens when the block ends well.
+        """A session whose commit happens when the block ends well; what it made ready is sent then.
 
         Raises:
             DatabaseBusy: the write lock was not to be had within `timeout_s`.
@@ -102,9 +110,13 @@ class Record:
                 self._begin(session)
                 yield session
                 session.commit()
+                due = session.info.get(_DUE, ())
         finally:
             _in_write.reset(token)
             self._turn.release()
+        for operation_id, type_ in due:
+            if self.deliver is not None:
+                self.deliver(operation_id, type_)
 
     def _begin(self, session: Session) -> None:
         try:

@@ -5,7 +5,7 @@ A group that depends on another needs all of its services. In the graph a group 
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import BindParameter, ColumnElement, Row, Select, bindparam, select, update
@@ -15,10 +15,10 @@ from domain import graph
 from domain.errors import DependencyCycle, GroupNotFound, UnknownDependency
 from domain.specs import RuntimeKind
 from domain.states import UP, Desired
-from models import groups
+from models import groups as registered_groups
 from models.base import table_of
 from models.groups import Group
-from models.operations import group_target, service_target
+from models.operation_rows import group_target, service_target
 from models.services import Service, ServiceDependency
 
 _RUNNING = tuple(status.value for status in UP)
@@ -29,7 +29,7 @@ def _reach(roots: ColumnElement[bool], start: ColumnElement[str], end: ColumnEle
     reached = select(_services.c.id).where(roots).cte("reached", recursive=True)
     reached = reached.union(select(end).join(reached, start == reached.c.id))
     # A row that v1's tools left may name a service that is gone.
-    return select(_services.c.id, _services.c.runtime, _services.c.group_name).join(
+    return select(_services.c.id, _services.c.runtime, _services.c.group_name, _services.c.desired).join(
         reached, _services.c.id == reached.c.id
     )
 
@@ -39,6 +39,9 @@ _roots: BindParameter[str] = bindparam("roots", expanding=True)
 _NEEDED = _reach(_services.c.id.in_(_roots), _needs.c.service_id, _needs.c.depends_on)
 _NEEDED_BY_GROUPS = _reach(_services.c.group_name.in_(_roots), _needs.c.service_id, _needs.c.depends_on)
 _NEEDING = _reach(_services.c.id.in_(_roots), _needs.c.depends_on, _needs.c.service_id)
+_ROWS: Select[Any] = select(_services.c.id, _services.c.runtime, _services.c.group_name, _services.c.desired).where(
+    _services.c.id.in_(bindparam("ids", expanding=True))
+)
 _GROUP_NEEDS = select(table_of(Group).c.dependencies).where(table_of(Group).c.name == bindparam("name"))
 _WANT = update(_services).where(
     _services.c.id.in_(bindparam("ids", expanding=True)), _services.c.runtime != RuntimeKind.EXTERNAL.value
@@ -50,13 +53,16 @@ class Targets:
     """What an operation works on.
 
     `named` are the services that were asked for, `services` those and what comes along (dependencies of a start,
-    dependents of a cascading stop), `locks` what must be held, `running_dependents` who still needs what is stopped.
+    dependents of a cascading stop), `locks` what must be held, `running_dependents` who still needs what is stopped,
+    `desired` what the services are wanted to be as yet. `narrowed`: only some of a group were asked for.
     """
 
     named: tuple[str, ...]
     services: tuple[str, ...]
     locks: tuple[str, ...]
     running_dependents: tuple[str, ...] = ()
+    desired: Mapping[str, str] = field(default_factory=dict)
+    narrowed: bool = False
 
 
 def resolve(session: Session, group: str, service_name: str, references: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -174,10 +180,12 @@ def targets_for(
     group: str | None = None,
     service: str | None = None,
     only: Collection[str] | None = None,
+    groups: Collection[str] = (),
+    services: Collection[str] = (),
     with_dependencies: bool = True,
     cascade: bool = False,
 ) -> Targets:
-    """What `start`, `stop`, `restart` or `remove` of a group or a service works on.
+    """What `start`, `stop`, `restart` or `remove` of a group, a service, or several of both works on.
 
     `only` are ids of the group's services, where not all are meant. A start and a restart take what is needed along
     (`with_dependencies`), a group's also the services of the groups that it depends on; a stop takes what needs it
@@ -186,36 +194,48 @@ def targets_for(
     Raises:
         GroupNotFound: there is no such group.
     """
+    whole = [group] if group is not None else sorted(groups)
+    single = [service] if service is not None else sorted(services)
     running: set[str] = set()
     if kind in ("start", "restart") and with_dependencies:
-        named, taken = _with_what_is_needed(session, group, service, only)
+        named, taken = _with_what_is_needed(session, whole, single, only)
     else:
-        named = [service] if service is not None else _of_group(session, str(group), only)
+        named = {*single, *(each for name in whole for each in _of_group(session, name, only))}
         if kind == "stop":
             running = _running(session, dependents(session, named))
-        chosen = select(Service.id, Service.runtime).where(Service.id.in_({*named, *(running if cascade else ())}))
-        taken = {row.id: row.runtime for row in session.execute(chosen)}
-    locks = [service_target(each) for each, runtime in sorted(taken.items()) if runtime != RuntimeKind.EXTERNAL]
-    if group is not None:
-        locks.insert(0, group_target(group))
-    return Targets(tuple(sorted(named)), tuple(sorted(taken)), tuple(locks), () if cascade else tuple(sorted(running)))
+        worked_on = {*named, *(running if cascade else ())}
+        taken = _rows_of(session, worked_on)
+    rows = sorted(taken, key=lambda row: row.id)
+    locks = [service_target(row.id) for row in rows if row.runtime != RuntimeKind.EXTERNAL]
+    return Targets(
+        tuple(sorted(named)),
+        tuple(row.id for row in rows),
+        (*(group_target(name) for name in whole), *locks),
+        () if cascade else tuple(sorted(running)),
+        {row.id: row.desired for row in rows if row.runtime != RuntimeKind.EXTERNAL},
+        only is not None,
+    )
+
+
+def _rows_of(session: Session, service_ids: Collection[str]) -> Sequence[Row[Any]]:
+    return session.execute(_ROWS, {"ids": list(service_ids)}).all() if service_ids else ()
 
 
 def _with_what_is_needed(
-    session: Session, group: str | None, service: str | None, only: Collection[str] | None
-) -> tuple[Sequence[str], dict[str, str]]:
-    if group is None:
-        return [str(service)], closure(session, [str(service)])
-    others = groups_needed(session, group)
-    if only is None:
-        rows = _rows(session, _NEEDED_BY_GROUPS, [group, *others])
-        return [row.id for row in rows if row.group_name == group], {row.id: row.runtime for row in rows}
-    named = _of_group(session, group, only)
-    return named, closure(session, {*named, *services_of(session, others)})
+    session: Session, whole: Sequence[str], single: Collection[str], only: Collection[str] | None
+) -> tuple[set[str], Sequence[Row[Any]]]:
+    if not whole:
+        return set(single), _rows(session, _NEEDED, single)
+    others = {each for name in whole for each in groups_needed(session, name)}
+    if only is None and not single:
+        rows = _rows(session, _NEEDED_BY_GROUPS, [*whole, *(others - set(whole))])
+        return {row.id for row in rows if row.group_name in whole}, rows
+    named = {*single, *(each for name in whole for each in _of_group(session, name, only))}
+    return named, _rows(session, _NEEDED, {*named, *services_of(session, others)})
 
 
 def _of_group(session: Session, group: str, only: Collection[str] | None) -> Sequence[str]:
-    groups.get(session, group)
+    registered_groups.get(session, group)
     members = services_of(session, [group])
     return members if only is None else [each for each in members if each in only]
 

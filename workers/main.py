@@ -71,12 +71,14 @@ def make_context(
     """The parts of one worker process."""
     record = Record(configured.database.url, configured.database.timeout_s, configured.database.pool)
     sender = Sender(broker)
+    outbox = Outbox(sender)
+    record.deliver = outbox.operation
     worker = worker_identity(identity())
     return Context(
         record=record,
         feed=Feed(configured.redis_url()),
         sender=sender,
-        outbox=Outbox(sender),
+        outbox=outbox,
         replies=Replies(configured.redis_url()),
         runtimes=runtimes,
         observer=Observer(runtimes),

@@ -27,6 +27,7 @@ def send_overdue(context: Context, queue_is_empty: bool) -> list[str]:
     with context.record.write() as session:
         for asking in questions.expired(session, at):
             questions.answer(session, asking, questions.TIMED_OUT)
+        operations.mend(session)
         overdue = [operation for operation in operations.due(session, at) if _is_overdue(operation, at, queue_is_empty)]
         for operation in overdue:
             operation.sent_at = at

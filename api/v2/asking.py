@@ -9,15 +9,10 @@ from sqlalchemy.orm import Session
 from api.auth import principal
 from api.parts import parts
 from domain.configuration import Conflicts
-from domain.errors import ValidationFailed
-from domain.states import Desired
-from models import operations, registry_graph
-from models.base import now
+from models import operation_requests as queued
 from models.operations import Operation
 from models.registry_graph import Targets
 from models.services import Service
-
-_DESIRED = {"start": Desired.RUNNING, "restart": Desired.RUNNING, "stop": Desired.STOPPED, "remove": Desired.STOPPED}
 
 
 def own_ports() -> frozenset[int]:
@@ -29,17 +24,6 @@ def own_ports() -> frozenset[int]:
 def conflicts_policy() -> Conflicts:
     """What this installation does about conflicts; a group's own policy comes before it."""
     return parts().settings.conflicts
-
-
-def refuse_what_is_not_there_yet(body: Mapping[str, Any]) -> None:
-    """Say so where a request asks for what a later part brings.
-
-    Raises:
-        ValidationFailed: naming the field.
-    """
-    if body.get("wait_for"):
-        queueing = "Queueing behind another operation comes with durable orchestration (issue 4)."
-        raise ValidationFailed({"wait_for": [queueing]})
 
 
 def ask(
@@ -55,36 +39,23 @@ def ask(
 
     Its parameters are the request's fields, and: `targets` (the locks), `services` (ids of all that it works on),
     `named` (ids of those that were asked for) and, of a stop, `running_dependents`. A dry run holds nothing and wants
-    nothing.
+    nothing; nor does what waits, until its turn comes.
 
     Raises:
-        OperationInProgress: another operation holds one of its targets.
-        ValidationFailed: it asks for what is not there yet.
+        OperationInProgress: another operation holds one of its targets, and it is not to wait for it.
+        ValidationFailed: it is to wait for an operation that does not exist.
+        QueueFull: too many wait already.
     """
-    refuse_what_is_not_there_yet(body)
-    dry_run = bool(body.get("dry_run"))
-    parameters: dict[str, Any] = dict(body)
-    parameters |= {
-        "targets": [] if dry_run else list(targets.locks),
-        "services": list(targets.services),
-        "named": list(targets.named),
-    }
-    if targets.running_dependents:
-        parameters["running_dependents"] = list(targets.running_dependents)
-    operation = operations.create(
+    return queued.ask(
         session,
         f"{'group' if group is not None else 'service'}.{verb}",
-        targets=parameters["targets"],
+        body,
+        targets,
         # Whoever follows a group hears of its services' operations too.
         group_name=group if service is None else _group_of(session, service),
         service_id=service,
-        parameters=parameters,
         initiated_by=principal().name,
-        sent_at=now(),  # at once, so that `accepted` need not write the row a second time
     )
-    if not dry_run and verb in _DESIRED:
-        registry_graph.want(session, targets.services, _DESIRED[verb])
-    return operation
 
 
 def _group_of(session: Session, service_id: str) -> str | None:

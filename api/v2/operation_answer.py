@@ -7,7 +7,7 @@ from marshmallow import Schema, fields
 
 from api.idempotency import after_commit, answer
 from api.parts import parts
-from api.schemas import Time
+from api.schemas import Time, WaitingSchema
 from domain.states import OperationStatus, StepStatus
 from models.base import now
 from models.operations import Operation, OperationStep
@@ -38,6 +38,7 @@ class OperationSchema(Schema):
     parent_id = fields.String(required=True, allow_none=True)
     parameters = fields.Dict(required=True)
     dependencies = fields.List(fields.String(), required=True)
+    waiting_for = fields.List(fields.Nested(WaitingSchema), required=True)
     progress = fields.Integer(required=True)
     current_step = fields.String(required=True, allow_none=True)
     steps = fields.List(fields.Nested(StepSchema), required=True)
@@ -65,8 +66,9 @@ def shown_step(step: OperationStep) -> dict[str, Any]:
     return {name: getattr(step, name) for name in _STEP} | {"depends_on": step.depends_on or []}
 
 
-# What workers keep with an operation for whoever takes over: its locks, and what was decided about conflicts.
-_KEPT = ("targets", "decision")
+# What is kept with an operation for whoever takes over: its locks, what was decided about conflicts, how its targets
+# are found anew, and what its services were wanted to be.
+_KEPT = ("targets", "decision", "narrowed", "chosen", "before")
 
 
 def shown(operation: Operation) -> dict[str, Any]:
@@ -76,6 +78,7 @@ def shown(operation: Operation) -> dict[str, Any]:
         "parameters": {key: value for key, value in (operation.parameters or {}).items() if key not in _KEPT},
         "question": _question(operation),
         "dependencies": operation.dependencies or [],
+        "waiting_for": operation.waiting_for or [],
         "steps": steps,
         "failed_steps": [step["id"] for step in steps if step["status"] == StepStatus.FAILED.value],
     }
@@ -103,5 +106,6 @@ def accepted(operation: Operation) -> Response:
     if operation.sent_at is None:
         # It is about to be sent; the watchdog need not do it as well.
         operation.sent_at = now()
-    after_commit(lambda: courier.operation(operation_id, type_))
+    if operation.status == OperationStatus.PENDING.value:
+        after_commit(lambda: courier.operation(operation_id, type_))
     return answer(dump(operation), 202, {"Location": f"/api/v2/operations/{operation_id}"})

@@ -6,17 +6,28 @@ from sqlalchemy.orm import Session
 
 from api.auth import principal
 from api.v2.asking import ask, conflicts_policy, own_ports
-from domain.errors import ServiceNotFound, ValidationFailed
+from domain.errors import ValidationFailed
 from domain.permissions import KNOWN
 from domain.strategies import Strategy
-from models import conflict_requests, operations, registry_conflicts, registry_graph
+from models import conflict_requests, operation_targets, operations, registry_conflicts
 from models import operation_requests as requests
 from models.operations import Operation
-from models.services import Service
 
 # What CLOS adds to the fields of the request, and what a person answered.
 _WORKED_OUT = frozenset(
-    {"targets", "services", "named", "running_dependents", "answer", "answers", "answered_by", "decision"}
+    {
+        "targets",
+        "services",
+        "named",
+        "running_dependents",
+        "narrowed",
+        "chosen",
+        "before",
+        "answer",
+        "answers",
+        "answered_by",
+        "decision",
+    }
 )
 # Where the right that a request needs is not named like the operation that it makes.
 _RIGHTS = {
@@ -55,23 +66,18 @@ def again(session: Session, first: Operation) -> Operation:
 
 
 def _services(session: Session, first: Operation, noun: str) -> Operation:
-    asked = first.parameters or {}
-    verb = first.type.partition(".")[2]
-    if noun == "service" and session.get(Service, first.service_id) is None:
-        raise ServiceNotFound(str(first.service_id))
-    group = first.group_name if noun == "group" else None
     # Computed anew: who needs whom may have changed since.
-    targets = registry_graph.targets_for(
+    targets = operation_targets.of(session, first)
+    body = {name: value for name, value in (first.parameters or {}).items() if name not in _WORKED_OUT}
+    group = first.group_name if noun == "group" else None
+    return ask(
         session,
-        verb,
+        operation_targets.verb_of(first),
+        body,
+        targets,
         group=group,
-        service=first.service_id if noun == "service" else None,
-        only=asked.get("named") if group else None,
-        with_dependencies=not asked.get("no_deps", False),
-        cascade=bool(asked.get("cascade", False)),
+        service=first.service_id if group is None else None,
     )
-    body = {name: value for name, value in asked.items() if name not in _WORKED_OUT}
-    return ask(session, verb, body, targets, group=group, service=first.service_id if group is None else None)
 
 
 def _conflict(session: Session, first: Operation) -> Operation:

@@ -5,7 +5,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from api.pages import PageArgs
-from api.schemas import Choices, Flag, Number, QueryFlag, QueryWhole, Since, Strict, Text, Time, Whole
+from api.schemas import Choices, Flag, Number, QueryFlag, QueryWhole, Since, Strict, Text, Time, WaitingSchema, Whole
 from api.v2.definition_fields import (
     ABSOLUTE,
     ENVIRONMENT_KEY,
@@ -163,11 +163,15 @@ class NewService(ServiceBody):
 
 
 class OperationBody(Definition):
-    """What every operation takes. `timeout` in seconds, for all of it."""
+    """What every operation takes. `timeout` in seconds, for all of it.
+
+    `wait_for` queues it behind who holds its targets, `dependencies` are operations that must have completed before.
+    """
 
     timeout = Number(low=1, high=DAY_S)
     dry_run = Flag()
     wait_for = Flag()
+    dependencies = fields.List(Text(longest=36, smallest=1), validate=validate.Length(max=50))
 
 
 class StartService(OperationBody):
@@ -259,14 +263,6 @@ class ObservedSchema(Schema):
     exit_code = fields.Integer(required=True, allow_none=True)
     restarts = fields.Integer(required=True)
     observed_at = Time(required=True, allow_none=True)
-
-
-class WaitingSchema(Schema):
-    """What keeps a service from going on."""
-
-    kind = fields.String(required=True)
-    ref = fields.String(required=True, allow_none=True)
-    text = fields.String(required=True)
 
 
 class HealthCheckSchema(Schema):

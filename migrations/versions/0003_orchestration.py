@@ -57,6 +57,7 @@ def upgrade() -> None:
 
     with op.batch_alter_table('operations', schema=None) as batch_op:
         batch_op.add_column(sa.Column('compensation', sa.JSON(none_as_null=True), nullable=True))
+        batch_op.add_column(sa.Column('waiting_for', sa.JSON(none_as_null=True), nullable=True))
         batch_op.create_index(batch_op.f('ix_operations_parent_id'), ['parent_id'], unique=False)
 
     with op.batch_alter_table('service_groups', schema=None) as batch_op:
@@ -92,6 +93,7 @@ def downgrade() -> None:
 
     with op.batch_alter_table('operations', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_operations_parent_id'))
+        batch_op.drop_column('waiting_for')
         batch_op.drop_column('compensation')
 
     with op.batch_alter_table('operation_steps', schema=None) as batch_op:

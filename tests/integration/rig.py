@@ -23,9 +23,8 @@ from bus.broker import make_broker, wait_for_redis
 from bus.feed import Feed
 from bus.messages import Sender
 from bus.outbox import Outbox
-from domain.states import FINAL, Desired
-from models import operations, registry_graph, registry_groups
-from models.base import now
+from domain.states import FINAL, OperationStatus
+from models import operation_requests, registry_graph, registry_groups
 from models.events import Event
 from models.operations import Operation
 from models.record import Record
@@ -155,19 +154,11 @@ class Rig:
         """Ask for `group.<verb>` as the API does. The operation's id."""
         with self.record.write() as session:
             targets = registry_graph.targets_for(session, verb, group=group)
-            desired = Desired.STOPPED if verb in ("stop", "remove") else Desired.RUNNING
-            registry_graph.want(session, targets.services, desired)
-            operation = operations.create(
-                session,
-                f"group.{verb}",
-                targets=targets.locks,
-                group_name=group,
-                parameters={"services": list(targets.services), "named": list(targets.named), **parameters},
-                initiated_by="test",
-                sent_at=now(),
+            operation = operation_requests.ask(
+                session, f"group.{verb}", parameters, targets, group_name=group, initiated_by="test"
             )
             operation_id, type_ = operation.id, operation.type
-        if send:
+        if send and operation.status == OperationStatus.PENDING.value:
             self.outbox.operation(operation_id, type_)
         return operation_id
 

@@ -324,12 +324,6 @@ def test_an_export_can_be_registered_again_and_holds_no_secret(api: Kit) -> None
         assert list(errors) == ["format"]
 
 
-def test_what_a_later_part_brings_is_refused_by_name(api: Kit) -> None:
-    name = api.group()
-    errors = api.refused("POST", f"/groups/{name}/start", {"wait_for": True}, 422, "validation_failed")["errors"]
-    assert list(errors) == ["wait_for"]
-
-
 @pytest.mark.parametrize(
     "path", ["/groups/{}/start", "/groups/{}/restart", "/services/{}-one/start", "/services/{}-one/restart"]
 )

@@ -16,7 +16,8 @@ from tests.waiting import wait_until
 
 __all__ = ["api"]
 FIELDS = {
-    "id", "type", "status", "group_name", "service_id", "parent_id", "parameters", "dependencies", "progress",
+    "id", "type", "status", "group_name", "service_id", "parent_id", "parameters", "dependencies",
+    "waiting_for", "progress",
     "current_step", "steps", "result", "error", "question", "initiated_by", "attempt", "retry_of", "failed_steps",
     "created_at", "start_time", "end_time",
 }  # fmt: skip
@@ -42,7 +43,7 @@ def test_an_operation_is_given_back_with_every_field_of_the_contract(api: Kit) -
     assert (made["status"], made["progress"], made["attempt"], made["steps"]) == ("pending", 0, 0, [])
     nothing = ("result", "error", "question", "retry_of", "start_time", "end_time", "parent_id", "current_step")
     assert all(made[name] is None for name in nothing)
-    assert (made["dependencies"], made["failed_steps"]) == ([], [])
+    assert (made["dependencies"], made["waiting_for"], made["failed_steps"]) == ([], [], [])
     assert made["initiated_by"].startswith("admin-")
     assert api.get(f"/operations/{made['id']}") == made
     assert "targets" not in made["parameters"]
@@ -321,3 +322,34 @@ def test_without_redis_an_operation_is_accepted_and_reads_work(tmp_path) -> None
         made = api.operation()
         api.finish(made["id"])
         assert api.get(f"/operations/{made['id']}?wait=5")["status"] == "completed"
+
+
+def test_wait_for_queues_behind_the_first_and_its_cancel_sends_the_second(api: Kit) -> None:
+    name = api.group()
+    first = api.operation(name)
+    api.refused("POST", f"/groups/{name}/stop", {}, 409, "operation_in_progress")
+    api.sent("operations")
+    second = api.post(f"/groups/{name}/stop", {"wait_for": True}, 202)
+    assert (second["status"], second["dependencies"]) == ("waiting", [first["id"]])
+    assert second["waiting_for"][0].keys() == {"kind", "ref", "text"}
+    [service] = api.get(f"/services?group={name}")["items"]
+    assert (service["desired"], service["waiting_for"]) == ("running", second["waiting_for"])
+
+    api.post(f"/operations/{first['id']}/cancel", status=202)
+    assert api.get(f"/operations/{second['id']}")["status"] == "pending"
+    wait_until(lambda: [each.args[0] for each in api.sent("operations")] == [second["id"]], 5, "the message")
+
+
+def test_dependencies_are_existing_operations_at_most_fifty(api: Kit) -> None:
+    name, first = api.group(), api.operation()
+    wrong = {"dependencies": [first["id"], "nobody"]}
+    errors = api.refused("POST", f"/groups/{name}/start", wrong, 422, "validation_failed")["errors"]
+    assert list(errors) == ["dependencies.1"]
+    for many in (["x"] * 51, "x", [""], [1]):
+        api.refused("POST", f"/groups/{name}/start", {"dependencies": many}, 422, "validation_failed")
+    made = api.post(f"/services/{name}-one/start", {"dependencies": [first["id"]]}, 202)
+    assert (made["status"], made["dependencies"]) == ("waiting", [first["id"]])
+    assert "dependencies" not in made["parameters"]
+    api.finish(first["id"], OperationStatus.FAILED)
+    ended = api.get(f"/operations/{made['id']}")
+    assert (ended["status"], ended["error"]["code"]) == ("failed", "dependency_failed")

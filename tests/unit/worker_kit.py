@@ -17,8 +17,7 @@ from bus.feed import Feed
 from bus.messages import Sender
 from bus.outbox import Outbox
 from bus.replies import Replies
-from domain.states import Desired
-from models import operations, registry_graph, registry_groups
+from models import operation_requests, registry_graph, registry_groups
 from models.base import Base
 from models.events import Event
 from models.operations import Operation, OperationLock
@@ -64,6 +63,7 @@ class Kit:
         self.runtimes = {"docker": self.memory, "process": self.memory}
         self.stopping = threading.Event()
         self.context = self.make_context("here", parallel)
+        self.record.deliver = self.context.outbox.operation
 
     def make_context(self, name: str, parallel: int = 8) -> Context:
         """The parts of a worker; one of another name is a rival on the same record and machine."""
@@ -89,15 +89,8 @@ class Kit:
         """Write `group.<verb>` as the API does, unsent. Its id."""
         with self.record.write() as session:
             targets = registry_graph.targets_for(session, verb, group=group)
-            wanted = Desired.STOPPED if verb in ("stop", "remove") else Desired.RUNNING
-            registry_graph.want(session, targets.services, wanted)
-            made = operations.create(
-                session,
-                f"group.{verb}",
-                targets=targets.locks,
-                group_name=group,
-                parameters={"services": list(targets.services), "named": list(targets.named), **parameters},
-                initiated_by="test",
+            made = operation_requests.ask(
+                session, f"group.{verb}", parameters, targets, group_name=group, initiated_by="test"
             )
             return made.id
 
