@@ -37,6 +37,7 @@ BLUEPRINTS = (
     "api.v2.events",
     "api.v2.services",
     "api.v2.groups",
+    "api.v2.clones",
     "api.v2.ports",
     "api.v2.conflicts",
     "api.v2.logs",

@@ -37,6 +37,7 @@ STATUS: dict[str, int] = {
     "group_not_empty": 409,
     "service_required": 409,
     "lease_in_use": 409,
+    "volume_in_use": 409,
     "port_held": 409,
     "conflict_closed": 409,
     "undo_impossible": 409,

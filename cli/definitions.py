@@ -68,6 +68,8 @@ def read_group(name: str) -> dict[str, Any]:
         services = [{"name": key, **(value or {})} for key, value in services.items()]
     if isinstance(services, list):
         body["services"] = [_from_file(one, folder) if isinstance(one, dict) else one for one in services]
+    # Where its paths count from: what a clone in a directory of its own has moved.
+    body["directory"] = _absolute(str(body.get("directory") or "."), folder)
     return _with_absolute(body, "compose_file", folder)
 
 

@@ -341,3 +341,18 @@ class HolderChanged(ClosError):
     """The process that was to be ended has ended, or its pid is another's by now; nobody was signalled."""
 
     code = "holder_changed"
+
+
+class VolumeInUse(ClosError):
+    """A volume cannot be removed: containers that are not its clone's have it."""
+
+    code = "volume_in_use"
+
+    def __init__(self, name: str, containers: Sequence[str], why: str = "") -> None:
+        holders = ", ".join(containers) or why
+        super().__init__(
+            f"the volume {name} is in use by {holders}",
+            hint="remove these containers, then try again",
+            volume=name,
+            containers=list(containers),
+        )

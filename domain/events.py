@@ -16,6 +16,7 @@ class EventType(StrEnum):
     OPERATION_WAITING = "operation.waiting"
     OPERATION_COMPLETED = "operation.completed"
     GROUP_OPERATION_COMPLETED = "group.operation_completed"
+    GROUP_EXPIRING = "group.expiring"
     SYSTEM_RESOURCE_ALERT = "system.resource_alert"
     SYSTEM_METRICS_UPDATED = "system.metrics_updated"
     ALERT_FIRED = "alert.fired"

@@ -5,7 +5,7 @@ the text `${port:api}`.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -101,6 +101,16 @@ def put_in(text: str, values: Mapping[str, str]) -> str:
     if "${" not in text:
         return text
     return _REFERENCE.sub(lambda m: m[2] if m[1] else values.get(m[2], m[2]), text)
+
+
+def rewrite(text: str, anew: Callable[[Reference], str | None]) -> str:
+    """The text with each reference written as `anew` says; None leaves it, and escaped ones are left anyway."""
+
+    def said(found: re.Match[str]) -> str:
+        reference = Reference(found[2], Kind(found[3]), tuple(found[4].split("/")))
+        return found[0] if found[1] else anew(reference) or found[0]
+
+    return _REFERENCE.sub(said, text) if "${" in text else text
 
 
 def named_by(references: Iterable[Reference], group: str) -> set[tuple[str, str]]:

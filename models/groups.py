@@ -34,6 +34,7 @@ class Group(Base):
     # Of a clone: of which group, and until when it is kept.
     cloned_from: Mapped[str | None] = mapped_column(String(50))
     expires_at: Mapped[datetime | None] = mapped_column(index=True)
+    expiry_told_at: Mapped[datetime | None]
     conflicts: Mapped[dict[str, Any] | None]
     reconcile: Mapped[dict[str, Any] | None]
     spec_version: Mapped[int] = mapped_column(server_default="1", default=1)

@@ -27,7 +27,8 @@ from models.services import (
 )
 
 NO_PORTS: frozenset[int] = frozenset()
-_PLAIN = (
+# The fields that are columns of the same name.
+PLAIN = (
     "runtime",
     "image",
     "build",
@@ -222,7 +223,7 @@ def _wanted(service: Service) -> tuple[Any, ...]:
 
 
 def _write(service: Service, fields: Mapping[str, Any], reserved: frozenset[int]) -> None:
-    for name in _PLAIN:
+    for name in PLAIN:
         if name in fields:
             setattr(service, name, fields[name])
     if "tags" in fields:
@@ -291,6 +292,13 @@ def _write_health_check(service: Service, fields: Mapping[str, Any]) -> None:
         kind = next((kind for name, kind in implied if given.get(name)), None)
         if kind is not None:
             service.health_check_type = kind.value
+
+
+def health_check_of(service: Service) -> dict[str, Any] | None:
+    """Its health check as a request says it; None if none was given."""
+    if service.health_check_type is None and service.health_url is None and service.health_check_enabled:
+        return None
+    return {name: getattr(service, column) for name, column in _CHECK.items()}
 
 
 def _depend(session: Session, service: Service, references: list[Mapping[str, Any]]) -> None:

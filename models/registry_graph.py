@@ -221,6 +221,17 @@ def _rows_of(session: Session, service_ids: Collection[str]) -> Sequence[Row[Any
     return session.execute(_ROWS, {"ids": list(service_ids)}).all() if service_ids else ()
 
 
+def together(targets: Sequence[Targets]) -> Targets:
+    """What several operations would work on, as one."""
+    services = {one for found in targets for one in found.services}
+    return Targets(
+        tuple(sorted({one for found in targets for one in found.named})),
+        tuple(sorted(services)),
+        tuple(sorted({one for found in targets for one in found.locks})),
+        tuple(sorted({one for found in targets for one in found.running_dependents} - services)),
+    )
+
+
 def _with_what_is_needed(
     session: Session, whole: Sequence[str], single: Collection[str], only: Collection[str] | None
 ) -> tuple[set[str], Sequence[Row[Any]]]:

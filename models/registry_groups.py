@@ -11,7 +11,8 @@ from models import groups, registry, registry_graph, registry_references
 from models.groups import Group
 from models.services import Service
 
-_PLAIN = (
+# The fields that are columns of the same name.
+PLAIN = (
     "description",
     "project",
     "dependencies",
@@ -34,7 +35,7 @@ def create_group(session: Session, fields: Mapping[str, Any], reserved: Collecti
         GroupExists, ServiceExists, UnknownDependency, DependencyCycle, RangeFull
         ValidationFailed, UnreachableReference: its errors name the service by its place in the list.
     """
-    group = groups.add(session, fields["name"], **{name: fields[name] for name in _PLAIN if name in fields})
+    group = groups.add(session, fields["name"], **{name: fields[name] for name in PLAIN if name in fields})
     _check_dependencies(session, group)
     wanted: Sequence[Mapping[str, Any]] = fields.get("services") or ()
     _refuse_doubles(wanted)
@@ -92,14 +93,14 @@ def change_group(session: Session, group: Group, fields: Mapping[str, Any]) -> b
     Raises:
         UnknownDependency, DependencyCycle
     """
-    before = {name: getattr(group, name) for name in _PLAIN}
-    for name in _PLAIN:
+    before = {name: getattr(group, name) for name in PLAIN}
+    for name in PLAIN:
         if name in fields:
             setattr(group, name, fields[name])
     if "dependencies" in fields:
         _check_dependencies(session, group)
         registry_graph.refuse_cycles(session)
-    changed = before != {name: getattr(group, name) for name in _PLAIN}
+    changed = before != {name: getattr(group, name) for name in PLAIN}
     if changed:
         group.spec_version += 1
     session.flush()

@@ -229,6 +229,8 @@ class StandIn:
             ("/groups/<one>/graph", "GET", lambda one: {"nodes": [{"id": "web"}, {"id": "api"}],
                                                         "edges": [{"from": "web", "to": "api",
                                                                    "condition": "healthy"}]}),
+            ("/groups/<one>", "PATCH", self._keep),
+            ("/groups/<one>/clone", "POST", self._clone),
             ("/groups/<one>/<verb>", "POST", lambda one, verb: self._begin(f"group.{verb}", group_name=one)),
             ("/operations", "GET", lambda: {"items": list(self.operations.values())[::-1], "next_cursor": None}),
             ("/operations/<one>", "GET", self._operation),
@@ -353,6 +355,27 @@ class StandIn:
         lines = self.log_lines.get(one, [])
         wanted = [line for line in lines if request.args.get("q", "") in line["text"]]
         return {"lines": wanted[-int(request.args.get("lines", 100)) :]}
+
+    def _keep(self, one: str) -> Any:
+        self._one(self.groups, one, "group")
+        body = request.get_json()
+        end = "2031-01-01T00:00:00.000000Z" if body.get("ttl") else None
+        self.groups[one] = {**self.groups[one], "expires_at": end}
+        return self.groups[one]
+
+    def _clone(self, one: str) -> Any:
+        body = request.get_json()
+        told = {
+            "clones": {one: body["as"]},
+            "warnings": [{"service": "web", "field": "environment.URL", "text": "the text holds '9310'"}],
+        }
+        if body.get("start"):
+            asked = {"clone": {"name": body["as"], **told}}
+            return self.operation("group.start", group_name=body["as"], parameters=asked), 202
+        end = "2031-01-01T00:00:00.000000Z" if body.get("ttl") else None
+        made = {"name": body["as"], "cloned_from": one, "services": ["a", "b"], "expires_at": end, "asked": body}
+        self.groups[body["as"]] = made
+        return {**made, **told}, 201
 
     def _begin(self, type_: str, **fields: Any) -> Any:
         one = self.operation(type_, parameters=request.get_json(silent=True) or {}, **fields)

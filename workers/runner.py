@@ -36,6 +36,7 @@ from models.record import Record
 from models.services import Service
 from workers import port_scan
 from workers.claims import Claim
+from workers.clones import VolumeSteps
 from workers.context import Context
 from workers.executor import Executor, Outcome
 from workers.journal import Journal
@@ -157,6 +158,7 @@ def carry(
         port_steps=PortSteps(
             context, claim, decision, lambda: steps.replace(read_subject(context.record, ids).by_id)
         ),
+        volume_steps=VolumeSteps.of(context, operation),
     )  # fmt: skip
     executor = Executor(plan, steps, journal, claim, context.observer, context.limits.parallel_steps)
     outcome = executor.run(_deadline(context, operation, parameters))
@@ -191,7 +193,9 @@ def make_plan(
     """
     verb = operation.type.rsplit(".", 1)[1]
     if verb in ("stop", "remove"):
-        return plan_stop(subject.specs, observed, f"{verb} was asked for", remove=verb == "remove")
+        plan = plan_stop(subject.specs, observed, f"{verb} was asked for", remove=verb == "remove")
+        volumes = VolumeSteps.of(context, operation)
+        return plan if volumes is None else volumes.after(plan)
     images = images_ready(context, subject.specs, observed)
     named = set((operation.parameters or {}).get("named") or _named(operation, subject.specs))
     if verb == "restart" and not again:

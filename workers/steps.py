@@ -13,6 +13,7 @@ from domain.specs import RuntimeKind, ServiceSpec
 from domain.states import HealthStatus
 from models.record import outside_transaction
 from workers.claims import Claim
+from workers.clones import VolumeSteps
 from workers.observer import Observer
 from workers.port_steps import PortSteps
 from workers.readiness import Readiness
@@ -47,9 +48,11 @@ class Steps:
         holders: Callable[[str, str, int], list[dict[str, Any]]],
         stop_timeout_s: float | None = None,
         port_steps: PortSteps | None = None,
+        volume_steps: VolumeSteps | None = None,
     ) -> None:
         self._specs = specs
         self._port_steps = port_steps
+        self._volume_steps = volume_steps
         self._runtimes = runtimes
         self._observer = observer
         self._claim = claim
@@ -71,6 +74,10 @@ class Steps:
         if self._port_steps is not None and self._port_steps.does(step):
             with fence.guarded(self._verify):
                 self._port_steps.run(step, self._specs.get(step.target))
+            return Done()
+        if self._volume_steps is not None and self._volume_steps.does(step):
+            with fence.guarded(self._verify):
+                self._volume_steps.run(step)
             return Done()
         spec = self._specs[step.target]
         runtime = self._runtime(spec)
@@ -182,9 +189,8 @@ class Steps:
         timeout_s = self._stop_timeout_s if self._stop_timeout_s is not None else spec.stop_timeout_s
         return Done(runtime.stop(spec, timeout_s))
 
-    @staticmethod
-    def _remove(spec: ServiceSpec, runtime: Runtime) -> Done:
-        runtime.remove(spec)
+    def _remove(self, spec: ServiceSpec, runtime: Runtime) -> Done:
+        runtime.remove(spec, volumes=self._volume_steps is not None)
         return Done(Instance(spec.id))
 
 

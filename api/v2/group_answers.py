@@ -12,7 +12,7 @@ from models.registry_views import ServiceView
 
 _PLAIN = (
     "name", "description", "project", "start_order", "compose_file", "network_name", "restart_policy", "reconcile",
-    "spec_version",
+    "spec_version", "cloned_from",
 )  # fmt: skip
 _WELL = {HealthStatus.HEALTHY.value, HealthStatus.NONE.value}
 
@@ -33,6 +33,7 @@ def shown(group: Group, members: Sequence[Any]) -> dict[str, Any]:
         "healthy": sum(_is_well(row) for row in members),
         "failed": sum(status is ServiceStatus.FAILED for status in statuses),
     }
+    body["expires_at"] = written(group.expires_at)
     body["created_at"] = written(group.created_at)
     body["updated_at"] = written(group.updated_at)
     return body

@@ -36,8 +36,11 @@ class GroupChange(Definition):
     """What may be changed of a group: what is given replaces what was, null takes it away."""
 
     read_only = frozenset(
-        {"name", "services", "status", "spec_version", "health_score", "counts", "created_at", "updated_at"}
-    )
+        {
+            "name", "services", "status", "spec_version", "health_score", "counts", "cloned_from", "created_at",
+            "updated_at",
+        }
+    )  # fmt: skip
     description = Text(longest=4000, allow_none=True)
     project = name_field(50)
     dependencies = list_of(name_field(50), 100)
@@ -46,6 +49,7 @@ class GroupChange(Definition):
     network_name = name_field(100, allow_none=True)
     networks = Described(check_networks, allow_none=True)
     volumes = Described(check_volumes, allow_none=True)
+    # Where its relative paths count from: what a clone with a directory of its own has moved.
     directory = Text(longest=4096, smallest=1, pattern=ABSOLUTE, allow_none=True)
     restart_policy = one_of(*RESTART_POLICIES, allow_none=True)
     conflicts = fields.Nested(ConflictsPolicy, allow_none=True)
@@ -55,7 +59,7 @@ class GroupChange(Definition):
 class NewGroup(GroupChange):
     """A group to be registered, with its services: all of it or nothing."""
 
-    read_only = GroupChange.read_only - {"name", "services"}
+    read_only = (GroupChange.read_only | {"expires_at"}) - {"name", "services"}
     name = name_field(50, required=True)
     services = list_of(fields.Nested(ServiceBody), MOST_SERVICES)
 
@@ -116,6 +120,8 @@ class GroupSchema(Schema):
     spec_version = fields.Integer(required=True)
     health_score = fields.Float(required=True)
     counts = fields.Nested(CountsSchema, required=True)
+    cloned_from = fields.String(required=True, allow_none=True)
+    expires_at = Time(required=True, allow_none=True)
     created_at = Time(required=True)
     updated_at = Time(required=True)
 

@@ -14,12 +14,12 @@ from api.idempotency import answer, idempotent, unit_of_work
 from api.pages import decode_cursor, page, page_of
 from api.parts import parts
 from api.v2.asking import ask, own_ports
+from api.v2.clone_schemas import GroupPatch, end_of
 from api.v2.group_answers import export, graph_shown, shown
 from api.v2.group_schemas import (
     ExportArgs,
     ExportSchema,
     GraphSchema,
-    GroupChange,
     GroupsArgs,
     GroupSchema,
     NewGroup,
@@ -30,7 +30,7 @@ from api.v2.operation_answer import OperationSchema, accepted
 from api.v2.service_answers import as_json
 from api.v2.service_schemas import ForceArgs
 from domain.errors import ServiceRunning, ValidationFailed
-from models import groups, registry, registry_graph, registry_groups, registry_views
+from models import clone_ends, cloning, groups, registry, registry_graph, registry_groups, registry_views
 from models.groups import Group
 from models.operations import group_target, service_target
 
@@ -95,13 +95,15 @@ class OneGroup(MethodView):
         return as_json(body, headers={"ETag": etag(body["spec_version"])})
 
     @requires("groups:change")
-    @blp.arguments(GroupChange)
+    @blp.arguments(GroupPatch)
     @blp.response(200, GroupSchema)
     def patch(self, body: dict[str, Any], name: str) -> Response:
         """Change what is wanted of a group; its services are changed one by one"""
         with unit_of_work() as session:
             group = groups.get(session, name)
             check_if_match(group.spec_version)
+            if "ttl" in body or "expires_at" in body:
+                clone_ends.keep_until(group, end_of(body))
             registry_groups.change_group(session, group, body)
             return answer(_shown(session, group), 200, {"ETag": etag(group.spec_version)})
 
@@ -128,7 +130,8 @@ class OneGroup(MethodView):
                     hint="stop the group first, or delete it with ?force=true",
                     services=running,
                 )
-            if any(registry.has_instance(each) for each in members):
+            # A clone goes with its volumes, which only a worker can take away.
+            if any(registry.has_instance(each) for each in members) or cloning.own_volumes(group):
                 targets = registry_graph.targets_for(session, "remove", group=name)
                 return accepted(ask(session, "remove", args, targets, group=name))
             registry_groups.delete_group(session, name)

@@ -7,11 +7,12 @@ import click
 from cli import targets
 from cli.client import segment
 from cli.command import Group
+from cli.commands.clones import clone, keep
 from cli.commands.operate import address
 from cli.commands.status import COLUMNS
 from cli.errors import DONE, FAILED, ApiError, CliError
 from cli.invocation import Invocation, pass_invocation
-from cli.output import Column, inert
+from cli.output import Column, inert, local_time
 from cli.watching import WAIT_S, conclude, watch
 
 _COLUMNS: list[Column] = [
@@ -24,6 +25,8 @@ _COLUMNS: list[Column] = [
 ]
 _WIDE: list[Column] = [
     ("ORDER", lambda one: str(one.get("start_order") or 0)),
+    ("CLONE OF", lambda one: one.get("cloned_from")),
+    ("REMOVED AT", lambda one: local_time(one["expires_at"]) if one.get("expires_at") else ""),
     ("NETWORK", lambda one: one.get("network_name")),
     ("DESCRIPTION", lambda one: one.get("description")),
 ]
@@ -40,6 +43,10 @@ def _percent(score: Any) -> str:
 @click.group(cls=Group)
 def groups() -> None:
     """Groups of services."""
+
+
+groups.add_command(clone)
+groups.add_command(keep)
 
 
 @groups.command("list")
@@ -74,6 +81,9 @@ def show(invocation: Invocation, name: str) -> int:
             ("project", one.get("project")),
             ("needs", ", ".join(one.get("dependencies") or [])),
             ("network", one.get("network_name")),
+            ("directory", one.get("directory")),
+            ("cloned from", one.get("cloned_from")),
+            ("removed at", local_time(one["expires_at"]) if one.get("expires_at") else None),
             ("version", one.get("spec_version")),
         ]
     )

@@ -67,6 +67,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column('compose', sa.JSON(none_as_null=True), nullable=True))
         batch_op.add_column(sa.Column('cloned_from', sa.String(length=50), nullable=True))
         batch_op.add_column(sa.Column('expires_at', models.base.UtcDateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column('expiry_told_at', models.base.UtcDateTime(timezone=True), nullable=True))
         batch_op.create_index(batch_op.f('ix_service_groups_expires_at'), ['expires_at'], unique=False)
 
     with op.batch_alter_table('services', schema=None) as batch_op:
@@ -84,6 +85,7 @@ def downgrade() -> None:
 
     with op.batch_alter_table('service_groups', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_service_groups_expires_at'))
+        batch_op.drop_column('expiry_told_at')
         batch_op.drop_column('expires_at')
         batch_op.drop_column('cloned_from')
         batch_op.drop_column('compose')

@@ -12,7 +12,8 @@ from tests.unit.api_kit import PORT, Kit, api, process
 __all__ = ["api"]
 FIELDS = {
     "name", "description", "project", "dependencies", "start_order", "compose_file", "network_name", "restart_policy",
-    "conflicts", "reconcile", "networks", "volumes", "directory", "services", "status", "spec_version", "health_score",
+    "conflicts", "reconcile", "networks", "volumes", "directory", "cloned_from", "expires_at", "services", "status",
+    "spec_version", "health_score",
     "counts", "created_at", "updated_at",
 }  # fmt: skip
 

@@ -146,8 +146,8 @@ class Containers:
             name=name,
         )
 
-    def discard(self, ref: str) -> None:
-        """Remove a container that does not run, and wait until it is gone.
+    def discard(self, ref: str, volumes: bool = False) -> None:
+        """Remove a container that does not run, and wait until it is gone; with `volumes`, its nameless ones as well.
 
         Raises:
             ServiceRunning: it runs.
@@ -156,7 +156,7 @@ class Containers:
         while time.monotonic() < deadline:
             before_effect()
             try:
-                self._api.remove_container(ref)
+                self._api.remove_container(ref, v=volumes)
             except APIError as error:
                 if status(error) == 404:
                     return

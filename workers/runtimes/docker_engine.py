@@ -11,6 +11,7 @@ from docker.errors import APIError
 from domain.errors import ClosError, PortHeld, ServiceRunning, StartFailed
 from domain.observation import Instance
 from domain.specs import ServiceSpec
+from workers.runtimes import docker_marked_volumes
 from workers.runtimes.docker_bindings import Bindings, Bounded, Published
 from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_config import Marks, image_of
@@ -176,8 +177,8 @@ class DockerEngine:
                     raise
             return self._containers.look(found["Id"]) or Instance(spec.id)
 
-    def remove(self, spec: ServiceSpec) -> None:
-        """Take away the stopped container, and its networks with their last one. Volumes stay.
+    def remove(self, spec: ServiceSpec, volumes: bool = False) -> None:
+        """Take away the stopped container, and its networks with their last one. Volumes with a name stay.
 
         Raises:
             ServiceRunning: it runs.
@@ -187,10 +188,15 @@ class DockerEngine:
             if any(rank(each)[0] for each in listed):
                 raise ServiceRunning(f"{spec.id} runs", hint="stop it first")
             for each in listed:
-                self._containers.discard(each["Id"])
+                self._containers.discard(each["Id"], volumes)
             label = self._marks.label("networks")
             named = {name for each in listed for name in ((each.get("Labels") or {}).get(label) or "").split(",")}
             self._networks.release(named)
+
+    def remove_volume(self, name: str, mark: str) -> None:
+        """Take away a clone's own volume."""
+        with translated(f"cannot remove the volume {name}", base_url=self._client.base_url):
+            docker_marked_volumes.remove(self._api, name, mark)
 
     def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
         """The last `tail` lines, oldest first; none where there is no container."""

@@ -135,7 +135,7 @@ class HostProcess:
         """The spec with the ports of the latest launch."""
         return self._replacing.as_made(spec)
 
-    def remove(self, spec: ServiceSpec) -> None:
+    def remove(self, spec: ServiceSpec, volumes: bool = False) -> None:  # noqa: ARG002
         """Take its state folder away; the log file stays.
 
         Raises:
@@ -153,6 +153,9 @@ class HostProcess:
         self._stats.forget(spec.id)
 
     # Beside it
+
+    def remove_volume(self, name: str, mark: str) -> None:
+        """Processes have none."""
 
     def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
         """The last lines of its log, across rotations."""

@@ -50,6 +50,8 @@ class InMemory:
         self._prepared: set[str] = set()
         self._made = 0
         self.calls: list[tuple[str, str]] = []
+        # Volumes by name, with their marks.
+        self.volumes: dict[str, str | None] = {}
 
     # What a test may arrange
 
@@ -231,7 +233,7 @@ class InMemory:
             made = self._specs.get(spec.id)
             return replace(spec, ports=made.ports) if made is not None else spec
 
-    def remove(self, spec: ServiceSpec) -> None:
+    def remove(self, spec: ServiceSpec, volumes: bool = False) -> None:  # noqa: ARG002
         """Forget it; its lines stay, as log files do. Raises ServiceRunning if it runs."""
         self._enter("remove", spec)
         with self._changed:
@@ -240,6 +242,13 @@ class InMemory:
             self._instances.pop(spec.id, None)
             self._specs.pop(spec.id, None)
             self._aside.pop(spec.id, None)
+
+    def remove_volume(self, name: str, mark: str) -> None:
+        """Forget a volume if it carries the mark."""
+        before_effect()
+        with self._changed:
+            if self.volumes.get(name) == mark:
+                del self.volumes[name]
 
     def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
         """The last lines."""

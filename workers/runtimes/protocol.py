@@ -80,8 +80,16 @@ class Runtime(Protocol):
         """TERM, then KILL after `timeout_s`, to all of it. One that does not run is success."""
         ...
 
-    def remove(self, spec: ServiceSpec) -> None:
-        """Take away what is left of a stopped instance, and the group's network with the last one."""
+    def remove(self, spec: ServiceSpec, volumes: bool = False) -> None:
+        """Take away what is left of a stopped instance, and the group's network with the last one; with `volumes`, also
+        the nameless volumes that were made for it."""
+        ...
+
+    def remove_volume(self, name: str, mark: str) -> None:
+        """Take away a volume that carries that mark (`domain/clone_storage.py`). One that does not is left as it is.
+
+        Raises VolumeInUse if somebody else's container has it.
+        """
         ...
 
     # A changed spec takes the place of what is there in four calls: `replace`, `stop`, `start(keep=True)`, `settle`;
