@@ -15,7 +15,7 @@ FIELDS = {"id", "type", "severity", "actor", "service_id", "group_name", "operat
 CONTRACT = {
     "service.status_changed", "service.health_changed", "service.metrics_updated", "port.conflict_detected",
     "port.conflict_resolved", "operation.created", "operation.progress", "operation.waiting", "operation.completed",
-    "group.operation_completed", "system.resource_alert", "system.metrics_updated", "alert.fired",
+    "group.operation_completed", "group.expiring", "system.resource_alert", "system.metrics_updated", "alert.fired",
     "alert.acknowledged", "alert.resolved", "log.line",
 }  # fmt: skip
 
@@ -49,7 +49,7 @@ def test_what_becomes_of_an_operation_is_told_in_order(api: Kit) -> None:
     api.finish(made["id"])
     found = api.get(f"/events?group={made['group_name']}&after=0")["items"]
     assert [each["type"] for each in found] == [
-        "operation.created", "operation.progress", "operation.completed", "group.operation_completed",
+        "operation.created", "operation.progress", "operation.completed", "group.operation_completed", "group.expiring",
     ]  # fmt: skip
     assert {each["operation_id"] for each in found} == {made["id"]}
     assert {each["actor"] for each in found} == {made["initiated_by"]}
