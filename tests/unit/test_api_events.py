@@ -49,7 +49,7 @@ def test_what_becomes_of_an_operation_is_told_in_order(api: Kit) -> None:
     api.finish(made["id"])
     found = api.get(f"/events?group={made['group_name']}&after=0")["items"]
     assert [each["type"] for each in found] == [
-        "operation.created", "operation.progress", "operation.completed", "group.operation_completed", "group.expiring",
+        "operation.created", "operation.progress", "operation.completed", "group.operation_completed",
     ]  # fmt: skip
     assert {each["operation_id"] for each in found} == {made["id"]}
     assert {each["actor"] for each in found} == {made["initiated_by"]}
