@@ -43,7 +43,7 @@ MATRIX: dict[tuple[str, str], str] = {
     ("GET", "/groups"): "viewer", ("POST", "/groups"): "admin", ("GET", "/groups/x"): "viewer",
     ("PATCH", "/groups/x"): "admin", ("DELETE", "/groups/x"): "admin", ("POST", "/groups/x/start"): "operator",
     ("POST", "/groups/x/stop"): "operator", ("POST", "/groups/x/restart"): "operator",
-    ("GET", "/groups/x/graph"): "viewer", ("GET", "/groups/x/export"): "viewer",
+    ("POST", "/groups/x/clone"): "admin", ("GET", "/groups/x/graph"): "viewer", ("GET", "/groups/x/export"): "viewer",
     ("GET", "/ports"): "viewer", ("GET", "/ports/9"): "viewer", ("POST", "/ports/9/check"): "viewer",
     ("POST", "/ports/allocate"): "operator", ("DELETE", "/ports/leases/99999"): "operator",
     ("GET", "/port-ranges"): "viewer", ("POST", "/port-ranges"): "admin", ("GET", "/port-ranges/99999"): "viewer",
