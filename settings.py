@@ -18,6 +18,7 @@ from marshmallow import Schema, ValidationError, fields, validate
 from bus.config_file import read_mapping, read_text
 from bus.home import expand, home_folder, instance_id, load_or_create_secret, prepare_home
 from domain.configuration import (
+    CAUSES,
     DEFAULT_PORT_RANGES,
     PORT,
     VERSION,
@@ -234,6 +235,8 @@ def _file_layers(file: Path, environment: str | None, problems: list[str]) -> tu
             warnings.append(f"{lines[name]}: {name}: ignored, it is v1's; `clos migrate` takes over what it can")
             del tree[name]
     base = _Layer(problems)
+    for part, at in ((tree, ""), *((o, f"environments.{n}.") for n, o in _mappings(overrides))):
+        warnings += _old_reconcile(part, lines, at)
     base.take_tree(tree, lines)
     if "version" not in tree and "port_ranges" in base.values:
         base.values["port_ranges"] += ranges_v1_lacks(base.values["port_ranges"])
@@ -245,6 +248,24 @@ def _file_layers(file: Path, environment: str | None, problems: list[str]) -> tu
         layer.take_tree(overrides[name] or {}, lines, at=f"environments.{name}.")
     chosen = layers.get(environment or base.values.get("environment") or "dev")
     return [base] + ([chosen] if chosen else []), warnings
+
+
+def _mappings(overrides: Any) -> list[tuple[str, dict[str, Any]]]:
+    return [(n, o) for n, o in overrides.items() if isinstance(o, dict)] if isinstance(overrides, dict) else []
+
+
+def _old_reconcile(tree: dict[str, Any], lines: dict[str, str], at: str) -> list[str]:
+    """`reconcile: report` stands for all causes; what releases before it had there means nothing any more."""
+    said = tree.get("reconcile")
+    if isinstance(said, str):
+        tree["reconcile"] = dict.fromkeys(CAUSES, said)
+        lines |= {f"{at}reconcile.{cause}": lines[f"{at}reconcile"] for cause in CAUSES}
+        return []
+    old = [key for key in ("enabled", "interval") if isinstance(said, dict) and key in said]
+    for key in old:
+        del tree["reconcile"][key]
+    text = "ignored, it never had an effect; say `off`, `report` or `repair`"
+    return [f"{lines[f'{at}reconcile.{key}']}: reconcile.{key}: {text}" for key in old]
 
 
 def load(

@@ -142,10 +142,20 @@ class Conflicts:
     on_timeout: str = _key("fail", OneOf(("fail", "migrate")))
 
 
+CAUSES = ("person", "engine", "host", "crash")
+RECONCILE_MODES = ("off", "report", "repair")
+
+
 @dataclass(frozen=True, slots=True)
 class Reconcile:
-    enabled: bool = _key(False, SWITCH)
-    interval_s: float = _key(30.0, DURATION, "interval")
+    """What is done about a service that is wanted and does not run, by what took it down; a group's own policy comes
+    before it. After so many deaths in a row a service is given up until somebody starts it."""
+
+    person: str = _key("report", OneOf(RECONCILE_MODES))
+    engine: str = _key("repair", OneOf(RECONCILE_MODES))
+    host: str = _key("repair", OneOf(RECONCILE_MODES))
+    crash: str = _key("repair", OneOf(RECONCILE_MODES))
+    crash_loop_limit: int = _key(10, Whole(1, 1000))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ class EventType(StrEnum):
 
     SERVICE_STATUS_CHANGED = "service.status_changed"
     SERVICE_HEALTH_CHANGED = "service.health_changed"
+    SERVICE_DOWN = "service.down"
     SERVICE_METRICS_UPDATED = "service.metrics_updated"
     PORT_CONFLICT_DETECTED = "port.conflict_detected"
     PORT_CONFLICT_RESOLVED = "port.conflict_resolved"

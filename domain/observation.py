@@ -36,12 +36,26 @@ class Instance:
     oom_killed: bool = False
     # It ended, but processes that it had started live on.
     leftovers: bool = False
+    # It was stopped or killed from outside; only to be relied on where no operation of ours did so.
+    by_hand: bool = False
     detail: str | None = None
 
     @property
     def alive(self) -> bool:
         """Whether it runs."""
         return self.phase is Phase.RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """Who runs a runtime's instances: the engine's id (the boot's, for processes), and its present start.
+
+    `since` is None where it cannot be told, by the engine's own clock. `local`: a restart of this host is one of it.
+    """
+
+    id: str | None = None
+    since: datetime | None = None
+    local: bool = True
 
 
 @dataclass(frozen=True, slots=True)

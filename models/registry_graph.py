@@ -269,7 +269,7 @@ def want(session: Session, service_ids: Collection[str], desired: Desired) -> No
     """Say what these services are wanted to be. A start asked for by a person begins a new count of crashes."""
     if not service_ids:
         return
-    values: dict[str, Any] = {"desired": desired.value}
+    values: dict[str, Any] = {"desired": desired.value, "down_cause": None, "down_since": None}
     if desired is Desired.RUNNING:
         values |= {"crash_count": 0, "restart_not_before": None}
     session.flush()

@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from bus.messages import TICK
-from bus.schedule import CLONES, HEALTH, RETENTION, STATE, WATCHDOG
+from bus.schedule import CLONES, HEALTH, RETENTION, STATE, WATCHDOG, now_s
 from domain.errors import ClosError
 from models.base import now
 from models.installation import Heartbeat, take_slot
@@ -18,8 +18,8 @@ from workers.context import Context
 log = structlog.get_logger()
 
 
-def declare(broker: dramatiq.Broker, context: Context, queue_is_empty: Callable[[], bool]) -> None:
-    """Declare the queue's actors."""
+def declare(broker: dramatiq.Broker, context: Context, queue_is_empty: Callable[[], bool]) -> "Ticks":
+    """Declare the queue's actors. The periodic work that they do."""
     rounds = health.Rounds(context)
     ticks = Ticks(
         context,
@@ -35,6 +35,8 @@ def declare(broker: dramatiq.Broker, context: Context, queue_is_empty: Callable[
     @dramatiq.actor(actor_name=TICK, queue_name="collectors", broker=broker)
     def tick(name: str, slot: int) -> None:
         ticks.run(name, slot)
+
+    return ticks
 
 
 class Ticks:
@@ -58,6 +60,22 @@ class Ticks:
             self._once(name, slot)
         except (ClosError, SQLAlchemyError, OSError) as refusal:
             log.warning("tick.failed", tick=name, error=str(refusal))
+        finally:
+            self._busy[name].release()
+
+    def at_once(self, name: str) -> bool:
+        """Do a piece of work now, because something happened; over all workers at most once a second.
+
+        False if it was done in this second already, or is under way.
+        """
+        if not self._busy[name].acquire(blocking=False):
+            return False
+        try:
+            with self._context.record.write() as session:
+                first = take_slot(session, f"{name}.at_once", int(now_s()))
+            if first:
+                self._work[name]()
+            return first
         finally:
             self._busy[name].release()
 

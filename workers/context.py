@@ -11,7 +11,7 @@ from bus.feed import Feed
 from bus.messages import Sender
 from bus.outbox import Outbox
 from bus.replies import Replies
-from domain.configuration import Conflicts
+from domain.configuration import Conflicts, Reconcile
 from models.record import Record
 from workers.claims import Claims
 from workers.observer import Observer
@@ -43,6 +43,7 @@ class Context:
     stopping: threading.Event = field(default_factory=threading.Event)
     own_ports: frozenset[int] = frozenset()
     conflicts: Conflicts = field(default_factory=Conflicts)
+    reconcile: Reconcile = field(default_factory=Reconcile)
     retention_s: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -318,7 +318,7 @@ def _record_instance(
     service.observed_at = now()
     if instance.alive:
         service.started_at = instance.started_at or service.started_at or now()
-        service.stopped_at = None
+        service.stopped_at = service.down_cause = service.down_since = None
     elif instance.phase in (Phase.EXITED, Phase.ABSENT):
         service.stopped_at = instance.ended_at or now()
     if health is None and not instance.alive:

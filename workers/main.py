@@ -26,12 +26,14 @@ from bus.messages import Sender
 from bus.outbox import Outbox
 from bus.process_identity import identity, is_alive, register
 from bus.replies import Replies
+from bus.schedule import STATE
 from domain.errors import EngineUnreachable
 from models.base import now
 from models.record import Record
-from workers import collectors, logs, notifications, operations, ports, watchdog
+from workers import collectors, logs, notifications, operations, ports, state, watchdog
 from workers.claims import Claims
 from workers.context import Context, Limits, worker_identity
+from workers.engine_watch import EngineWatch
 from workers.observer import Observer
 from workers.presence import Presence
 from workers.runtimes.docker_engine import DockerEngine
@@ -87,6 +89,7 @@ def make_context(
         stopping=stopping,
         own_ports=frozenset({configured.api.port, configured.websocket.port}),
         conflicts=configured.conflicts,
+        reconcile=configured.reconcile,
         retention_s={
             "events": configured.monitoring.events_retention_s,
             "operations": configured.monitoring.operations_retention_s,
@@ -116,7 +119,10 @@ class WorkerProcess:
     def _make_workers(self, configured: settings.Settings) -> list[dramatiq.Worker]:
         operations.declare(self._broker, self._context)
         ports.declare(self._broker, self._context)
-        collectors.declare(self._broker, self._context, self._queue_is_empty)
+        ticks = collectors.declare(self._broker, self._context, self._queue_is_empty)
+        self._watch = EngineWatch(
+            self._context.record, self._docker_engine, lambda: ticks.at_once(STATE.name), self._stopping
+        )
         logs.declare(self._broker, self._context)
         notifications.declare(self._broker)
         threads = min(configured.workers.threads, configured.performance.max_concurrent_operations)
@@ -160,9 +166,11 @@ class WorkerProcess:
             signal.signal(number, self._ask_to_stop)
         self._context.claims.start()
         self._presence.start()
+        state.note_boot(self._context)
         watchdog.take_over(self._context, is_alive)
         for worker in self._workers:
             worker.start()
+        self._watch.start()
         log.info("worker.started", pid=os.getpid())
         while not self._asked_to_stop.wait(_POLL_S):
             pass
@@ -189,6 +197,7 @@ class WorkerProcess:
             self._broker.ring_all()
             time.sleep(_RING_EVERY_S)
         held = self._held()
+        self._watch.close()
         self._presence.close()
         self._context.claims.close()
         self._identity_file.unlink(missing_ok=True)

@@ -1,46 +1,63 @@
-"""The state collector: what is, compared with what is recorded; and CLOS's own restarts, with back-off."""
+"""The state collector: what is, compared with what is recorded. What follows from it is `workers/repair.py`'s."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session, lazyload
 
-from domain.errors import OperationInProgress
 from domain.events import EventType, Severity
-from domain.observation import Instance, Phase, status_of
-from domain.specs import RestartPolicy, RuntimeKind
+from domain.observation import Instance, Phase, Sighting, status_of
+from domain.reconciling import Cause, World, cause_of
+from domain.specs import RuntimeKind
 from domain.states import Desired, HealthStatus, ServiceStatus
-from models import events, operations
+from models import events, sightings
 from models.base import now
 from models.operations import OperationLock, service_target
 from models.services import Service
+from workers import repair
 from workers.context import Context
+from workers.repair import Seen
 from workers.runtimes.host_process import HostProcess
 
 log = structlog.get_logger()
-_FIRST_BACK_OFF_S = 1.0
-_LONGEST_BACK_OFF_S = 60.0
 # Having run this long, it starts with a clean sheet.
 _FORGIVEN_AFTER_S = 60.0
 
+Look = tuple[Mapping[str, Instance], Sighting]
+
+
+def note_boot(context: Context) -> None:
+    """At a worker's start: what ran under an earlier boot is told from what this worker starts."""
+    boot_id = context.runtimes[RuntimeKind.PROCESS.value].sighting().id
+    with context.record.write() as session:
+        sightings.note_boot(session, boot_id, now())
+
 
 def collect(context: Context) -> None:
-    """Look at every runtime and write down what changed. What an operation holds is left to that operation."""
+    """Look at every runtime, write down what changed, and bring back what is to be brought back. What an operation
+    holds is left to that operation."""
     with context.record.read() as session:
         services = session.execute(select(Service.id, Service.runtime)).all()
         locked_before = _locked(session)
     began_at = now()
-    seen: dict[str, Mapping[str, Instance] | None] = {}
+    seen: dict[str, Look | None] = {}
     for kind in sorted({runtime for _id, runtime in services if runtime in context.runtimes}):
         seen[kind] = _look(context, kind)
+    boot_id = context.runtimes[RuntimeKind.PROCESS.value].sighting().id
+    policy = repair.default_policy(context)
     with context.record.write() as session:
         locked = locked_before | _locked(session)
-        due = _compare(session, seen, locked, began_at)
-        created = [_ask(session, service, verb, why) for service, verb, why in due]
-        sent = [(operation.id, operation.type) for operation in created if operation is not None]
+        host_since = sightings.note_boot(session, boot_id, began_at)
+        worlds = {
+            kind: sightings.note_engine(session, kind, look[1] if look else None, host_since, began_at)
+            for kind, look in seen.items()
+        }
+        found = _compare(session, seen, worlds, locked, began_at)
+        created = repair.follow_up(session, found, policy, began_at)
+        sent = [(operation.id, operation.type) for operation in created]
     for operation_id, type_ in sent:
         context.outbox.operation(operation_id, type_)
     context.feed.wake()
@@ -49,9 +66,11 @@ def collect(context: Context) -> None:
             runtime.rotate_logs()
 
 
-def _look(context: Context, kind: str) -> Mapping[str, Instance] | None:
+def _look(context: Context, kind: str) -> Look | None:
     try:
-        return context.observer.look(kind)
+        instances = context.observer.look(kind)
+        # Asked after the look: an engine that is going down still answers old connections, with all it has killed.
+        return instances, context.runtimes[kind].sighting()
     except Exception as refusal:
         # Not seen is a fact too: these services are `unknown` until the runtime can be asked again.
         log.warning("state.not_observed", runtime=kind, error=str(refusal))
@@ -63,60 +82,84 @@ def _locked(session: Session) -> set[str]:
 
 
 def _compare(
-    session: Session, seen: Mapping[str, Mapping[str, Instance] | None], locked: set[str], began_at: datetime
-) -> list[tuple[Service, str, str]]:
-    """Write down what was seen. What is to be done of CLOS's own accord: service, verb, why."""
-    due: list[tuple[Service, str, str]] = []
+    session: Session,
+    seen: Mapping[str, Look | None],
+    worlds: Mapping[str, World],
+    locked: set[str],
+    began_at: datetime,
+) -> list[Seen]:
+    """Write down what was seen. Those that somebody has to look after."""
+    found: list[Seen] = []
     # Without their children: a thousand services are looked at while the write lock is held.
     for service in session.scalars(select(Service).options(lazyload("*"))):
         if service.runtime not in seen or service_target(service.id) in locked:
             continue
         if service.observed_at is not None and service.observed_at > began_at:
             continue  # an operation has looked since
-        instances = seen[service.runtime]
+        look = seen[service.runtime]
         instance = (
-            Instance(service.id, Phase.UNKNOWN)
-            if instances is None
-            else instances.get(service.id) or Instance(service.id)
+            Instance(service.id, Phase.UNKNOWN) if look is None else look[0].get(service.id) or Instance(service.id)
         )
-        died = _note(session, service, instance, began_at)
-        if _is_stray(service, instance):
-            due.append((service, "stop", "it runs although it was stopped: a worker that had lost its claim began it"))
-        elif (why := _due_for_restart(service, instance, died, began_at)) is not None:
-            due.append((service, "start", why))
-    return due
+        one = _note(session, service, instance, worlds[service.runtime], began_at)
+        if one.down or one.stray:
+            found.append(one)
+    return found
 
 
-def _is_stray(service: Service, instance: Instance) -> bool:
-    """A process with our mark that nobody wants. (A container may have been started by a person, who meant it.)"""
-    unwanted = service.desired == Desired.STOPPED.value and service.runtime == RuntimeKind.PROCESS.value
-    return unwanted and instance.alive
-
-
-def _note(session: Session, service: Service, instance: Instance, at: datetime) -> bool:
-    """Write down what was seen of one service. Whether it died since the last look."""
+def _note(session: Session, service: Service, instance: Instance, world: World, at: datetime) -> Seen:
+    """Write down what was seen of one service."""
     wanted = service.desired == Desired.RUNNING.value
-    was_up = service.status in (ServiceStatus.RUNNING.value, ServiceStatus.UNHEALTHY.value, "starting")
-    health = HealthStatus(service.health_status)
-    new = status_of(instance, wanted, health)
-    if instance.phase is Phase.ABSENT and service.status == ServiceStatus.FAILED.value and wanted:
-        new = ServiceStatus.FAILED  # a start that failed left nothing behind: still failed, not stopped
-    if instance.phase is Phase.EXITED and service.status == ServiceStatus.STOPPED.value:
-        new = ServiceStatus.STOPPED  # the end of an earlier run is no news, also if a start was asked for since
-    if instance.phase is Phase.UNKNOWN:
+    failed_before = service.status == ServiceStatus.FAILED.value
+    known = instance.phase is not Phase.UNKNOWN
+    # A process with our mark that nobody wants. (A container may have been started by a person, who meant it.)
+    stray = not wanted and instance.alive and service.runtime == RuntimeKind.PROCESS.value
+    fresh = wanted and known and not instance.alive and _was_up(service)
+    if fresh:
+        _judge(service, instance, world, at)
+    elif instance.alive or not wanted:
+        service.down_cause = service.down_since = None
+    new = _status(service, instance, wanted, fresh)
+    if not known:
         waiting = [{"kind": "engine", "ref": service.runtime, "text": "its runtime does not answer"}]
         service.waiting_for = waiting if wanted else service.waiting_for
-    elif instance.phase is Phase.ABSENT and wanted and was_up:
-        text = "waiting for a start: its instance was removed"
-        service.waiting_for = [{"kind": "operation", "ref": service.id, "text": text}]
     elif instance.alive or not wanted:
         service.waiting_for = None
     replaced = instance.alive and _ref(service, instance) != (service.container_id or service.pid)
-    if instance.phase is not Phase.UNKNOWN:
+    if known:
         _fill(service, instance, at, replaced)
     if service.status != new.value:
-        _tell(session, service, new, _reason(instance))
-    return was_up and instance.phase is Phase.EXITED
+        _tell(session, service, new, _reason(service, instance))
+    down = wanted and known and not instance.alive and service.down_cause is not None
+    return Seen(service, instance, fresh, failed_before and not fresh, down, stray)
+
+
+def _was_up(service: Service) -> bool:
+    """Whether it ran when it was last seen, however long ago that is."""
+    return service.started_at is not None and service.stopped_at is None
+
+
+def _judge(service: Service, instance: Instance, world: World, at: datetime) -> None:
+    cause = cause_of(RuntimeKind(service.runtime), instance, service.started_at or at, world)
+    service.down_since = instance.ended_at or at
+    # One that has done its work and is not to be restarted is down for no cause.
+    finished = cause is Cause.CRASH and instance.exit_code == 0 and service.restart_policy in ("no", "on-failure")
+    service.down_cause = None if finished else cause.value
+
+
+def _status(service: Service, instance: Instance, wanted: bool, fresh: bool) -> ServiceStatus:
+    new = status_of(instance, wanted, HealthStatus(service.health_status))
+    if instance.phase is Phase.ABSENT and service.status == ServiceStatus.FAILED.value and wanted:
+        return ServiceStatus.FAILED  # a start that failed left nothing behind: still failed, not stopped
+    if instance.phase is not Phase.EXITED:
+        return new
+    if fresh:
+        # What was stopped from outside did not fail, whatever it ended with.
+        return new if service.down_cause in (None, Cause.CRASH.value) else ServiceStatus.STOPPED
+    if service.status == ServiceStatus.STOPPED.value:
+        return ServiceStatus.STOPPED  # the end of an earlier run is no news, also if a start was asked for since
+    if service.status == ServiceStatus.UNKNOWN.value and service.down_cause not in (None, Cause.CRASH.value):
+        return ServiceStatus.STOPPED
+    return new
 
 
 def _ref(service: Service, instance: Instance) -> str | int | None:
@@ -148,15 +191,24 @@ def _fill(service: Service, instance: Instance, at: datetime, replaced: bool) ->
         service.observed_at = at
 
 
-def _reason(instance: Instance) -> str:
+_WHY = {
+    Cause.PERSON.value: "it was stopped from outside",
+    Cause.ENGINE.value: "its engine was restarted",
+    Cause.HOST.value: "this host was restarted",
+}
+
+
+def _reason(service: Service, instance: Instance) -> str:
     if instance.phase is Phase.UNKNOWN:
         return "its runtime does not answer"
     if instance.alive:
         return "it was seen running"
+    why = _WHY.get(service.down_cause or "")
     if instance.phase is Phase.EXITED:
         killed = " (out of memory)" if instance.oom_killed else ""
-        return f"it ended with exit code {instance.exit_code}{killed}"
-    return "it is gone"
+        ended = f"it ended with exit code {instance.exit_code}{killed}"
+        return f"{why}: {ended}" if why else ended
+    return f"{why}: it is gone" if why and service.down_cause != Cause.PERSON.value else "it is gone"
 
 
 def _tell(session: Session, service: Service, status: ServiceStatus, reason: str) -> None:
@@ -171,54 +223,3 @@ def _tell(session: Session, service: Service, status: ServiceStatus, reason: str
         service_id=service.id,
         group_name=service.group_name,
     )
-
-
-def _due_for_restart(service: Service, instance: Instance, died: bool, at: datetime) -> str | None:
-    """Why a service that ended by itself is to be started again now; None if it is not."""
-    if (
-        instance.phase is not Phase.EXITED
-        or service.desired != Desired.RUNNING.value
-        or service.restart_by != "clos"
-        or not _policy_wants(RestartPolicy(service.restart_policy), instance.exit_code)
-    ):
-        return None
-    # One that was restarted and did not come up goes on with its back-off; a start that a person asked for and that
-    # failed (no death so far) is for that person to look at.
-    if died or (service.crash_count and service.restart_not_before is None):
-        wait_s = min(_FIRST_BACK_OFF_S * 2 ** min(service.crash_count, 10), _LONGEST_BACK_OFF_S)
-        # The first death of a service that ran well is answered at once.
-        service.restart_not_before = at + timedelta(seconds=wait_s if service.crash_count else 0)
-        service.crash_count += 1
-    if service.restart_not_before is None:
-        return None
-    if service.restart_not_before > at:
-        text = f"restarts after a back-off: death {service.crash_count} in a row"
-        service.waiting_for = [{"kind": "slot", "ref": "back-off", "text": text}]
-        return None
-    return f"it ended with exit code {instance.exit_code}, and its restart policy is {service.restart_policy}"
-
-
-def _policy_wants(policy: RestartPolicy, exit_code: int | None) -> bool:
-    if policy is RestartPolicy.ON_FAILURE:
-        return exit_code != 0
-    return policy in (RestartPolicy.ALWAYS, RestartPolicy.UNLESS_STOPPED)
-
-
-def _ask(session: Session, service: Service, verb: str, why: str) -> operations.Operation | None:
-    try:
-        operation = operations.create(
-            session,
-            f"service.{verb}",
-            targets=[service_target(service.id)],
-            service_id=service.id,
-            group_name=service.group_name,
-            parameters={"services": [service.id], "named": [service.id], "no_deps": True, "reason": why},
-            initiated_by="system:restart" if verb == "start" else "system:state",
-            sent_at=now(),
-        )
-    except OperationInProgress:
-        return None
-    if verb == "start":
-        service.restarts += 1
-        service.restart_not_before = None
-    return operation

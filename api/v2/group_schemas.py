@@ -1,11 +1,14 @@
 """A group in a request and in an answer."""
 
-from marshmallow import INCLUDE, Schema, fields, validate
+from typing import Any
+
+from marshmallow import INCLUDE, Schema, fields, pre_load, validate
 
 from api.pages import PageArgs
 from api.schemas import Flag, Number, Strict, Text, Time, Whole
 from api.v2.definition_fields import ABSOLUTE, Definition, Described, list_of, name_field, one_of
 from api.v2.service_schemas import DAY_S, RESTART_POLICIES, OperationBody, ServiceBody
+from domain.configuration import CAUSES, RECONCILE_MODES
 from domain.container import check_networks, check_volumes
 from domain.states import GroupStatus
 
@@ -26,10 +29,17 @@ class ConflictsPolicy(Definition):
 
 
 class ReconcilePolicy(Definition):
-    """Whether and how often what runs is brought to what is wanted. Times in seconds."""
+    """What is done about its services that are wanted and do not run, by what took them down. What is not given is as
+    in the configuration; a word alone stands for all four."""
 
-    enabled = Flag()
-    interval = Number(low=1, high=DAY_S)
+    person = one_of(*RECONCILE_MODES)
+    engine = one_of(*RECONCILE_MODES)
+    host = one_of(*RECONCILE_MODES)
+    crash = one_of(*RECONCILE_MODES)
+
+    @pre_load
+    def _for_all(self, data: Any, **_kwargs: Any) -> Any:
+        return dict.fromkeys(CAUSES, data) if isinstance(data, str) else data
 
 
 class GroupChange(Definition):

@@ -41,6 +41,8 @@ def shown(view: ServiceView, metrics: dict[str, Any] | None = None) -> dict[str,
         "pid": row["pid"],
         "exit_code": row["exit_code"],
         "restarts": row["restarts"],
+        "down_cause": row["down_cause"],
+        "down_since": written(row["down_since"]),
         "observed_at": written(row["observed_at"]),
     }
     body["environment"] = view.environment

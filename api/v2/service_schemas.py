@@ -27,6 +27,7 @@ from api.v2.definition_fields import (
     one_of,
     port_field,
 )
+from domain.configuration import CAUSES
 from domain.container import check as check_container
 from domain.specs import CheckType, Condition, RestartPolicy, RuntimeKind
 from domain.states import Desired, HealthStatus, ServiceStatus
@@ -262,6 +263,8 @@ class ObservedSchema(Schema):
     pid = fields.Integer(required=True, allow_none=True)
     exit_code = fields.Integer(required=True, allow_none=True)
     restarts = fields.Integer(required=True)
+    down_cause = fields.String(required=True, allow_none=True, validate=validate.OneOf(CAUSES))
+    down_since = Time(required=True, allow_none=True)
     observed_at = Time(required=True, allow_none=True)
 
 

@@ -59,6 +59,7 @@ def show(invocation: Invocation, service: str) -> int:
     printer.facts(
         [
             *((key, one.get(key)) for key in ("id", "name", "group", "description", "runtime", "status", "desired")),
+            ("down", observed.get("down_cause")),
             ("waiting for", waiting(one)),
             ("health", health.get("status")),
             ("health detail", health.get("detail")),

@@ -38,7 +38,9 @@ def test_a_service_is_given_back_as_the_contract_says(api: Asked, group: str) ->
     assert port["url"] == f"http://127.0.0.1:{made['port']}"
     assert port["host_port"] == made["port"]
     assert made["health"] == {"status": "none", "last_check": None, "response_time_ms": None, "detail": None}
-    assert made["observed"].keys() == {"container_id", "pid", "exit_code", "restarts", "observed_at"}
+    assert made["observed"].keys() == {
+        "container_id", "pid", "exit_code", "restarts", "down_cause", "down_since", "observed_at",
+    }  # fmt: skip
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", made["created_at"])
     assert api.get(f"/services/{made['id']}") == made
 

@@ -13,7 +13,8 @@ from tests.unit.api_kit import Kit, api
 __all__ = ["api"]
 FIELDS = {"id", "type", "severity", "actor", "service_id", "group_name", "operation_id", "data", "timestamp"}
 CONTRACT = {
-    "service.status_changed", "service.health_changed", "service.metrics_updated", "port.conflict_detected",
+    "service.status_changed", "service.health_changed", "service.down", "service.metrics_updated",
+    "port.conflict_detected",
     "port.conflict_resolved", "operation.created", "operation.progress", "operation.waiting", "operation.completed",
     "group.operation_completed", "group.expiring", "system.resource_alert", "system.metrics_updated", "alert.fired",
     "alert.acknowledged", "alert.resolved", "log.line",

@@ -32,7 +32,7 @@ def test_a_group_is_given_back_with_every_field_of_the_contract(api: Kit) -> Non
         "description": "d", "project": "development", "dependencies": [other], "start_order": 3,
         "compose_file": "/c.yml",
         "network_name": "net", "restart_policy": "always", "conflicts": {"on_start": "ask", "max_risk": "high"},
-        "reconcile": {"enabled": True, "interval": 5.0}, "directory": "/srv/shop",
+        "reconcile": {"person": "repair", "host": "off"}, "directory": "/srv/shop",
         "networks": {"back": {"internal": True}}, "volumes": {"data": None},
     }  # fmt: skip
     name = api.name()
@@ -160,7 +160,8 @@ def test_a_change_makes_a_new_version_and_a_stale_one_is_refused(api: Kit) -> No
         ({"counts": {}}, "counts"), ({"start_order": "1"}, "start_order"), ({"start_order": 1001}, "start_order"),
         ({"project": None}, "project"), ({"restart_policy": "sometimes"}, "restart_policy"),
         ({"conflicts": {"max_risk": "none"}}, "conflicts.max_risk"),
-        ({"reconcile": {"interval": 0}}, "reconcile.interval"),
+        ({"reconcile": {"person": "maybe"}}, "reconcile.person"),
+        ({"reconcile": {"enabled": True}}, "reconcile.enabled"),
         ({"dependencies": ["a/b"]}, "dependencies.0"), ({"netwrok_name": "a"}, "netwrok_name"),
     ],
 )  # fmt: skip
@@ -168,6 +169,14 @@ def test_a_wrong_change_is_refused_by_field(api: Kit, body: Any, field: str) -> 
     path = f"/groups/{api.group()}"
     assert list(api.refused("PATCH", path, body, 422, "validation_failed")["errors"]) == [field]
     assert api.get(path)["spec_version"] == 1
+
+
+def test_a_word_alone_is_a_reconcile_policy_for_every_cause(api: Kit) -> None:
+    path = f"/groups/{api.group()}"
+    api.call("PATCH", path, {"reconcile": "report"})
+    assert api.get(path)["reconcile"] == dict.fromkeys(("person", "engine", "host", "crash"), "report")
+    errors = api.refused("PATCH", path, {"reconcile": "maybe"}, 422, "validation_failed")["errors"]
+    assert errors["reconcile.crash"] == ["Must be one of: off, report, repair."]
 
 
 def test_groups_may_need_each_other_but_not_in_a_ring(api: Kit) -> None:

@@ -50,7 +50,7 @@ def test_a_service_is_given_back_with_every_field_of_the_contract(api: Kit) -> N
     assert (body["id"], body["name"], body["group"], body["runtime"]) == (f"{group}-web", "web", group, "docker")
     assert (body["desired"], body["status"], body["drift"], body["waiting_for"]) == ("stopped", "stopped", False, [])
     assert body["health"] == {"status": "none", "last_check": None, "response_time_ms": None, "detail": None}
-    nothing = dict.fromkeys(("container_id", "pid", "exit_code", "observed_at"))
+    nothing = dict.fromkeys(("container_id", "pid", "exit_code", "down_cause", "down_since", "observed_at"))
     assert body["observed"] == nothing | {"restarts": 0}
     first, second = body["ports"]
     assert first == {

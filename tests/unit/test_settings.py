@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import settings
+from domain.configuration import CAUSES
 from settings import Settings, SettingsError
 
 V1_FILE = """
@@ -93,6 +94,18 @@ def test_variables_reach_their_keys(tmp_path: Path, environ: dict[str, str], rea
 def test_a_database_path_replaces_the_files_url_and_the_other_way_round(tmp_path: Path) -> None:
     assert load(tmp_path, "database: {url: 'postgresql://h/d'}", {"DATABASE_PATH": "/x"}).database.path == Path("/x")
     assert load(tmp_path, "database: {path: /x}", {"DATABASE_URL": "postgresql://h/d"}).database.path is None
+
+
+def test_a_word_alone_is_a_reconcile_policy_and_the_keys_of_before_are_read_over(tmp_path: Path) -> None:
+    said = load(tmp_path, "reconcile: off\n").reconcile
+    assert {getattr(said, cause) for cause in CAUSES} == {"off"}
+
+    older = load(tmp_path, "reconcile:\n  enabled: true\n  interval: 30s\n  person: repair\n")
+    assert (older.reconcile.person, older.reconcile.engine) == ("repair", "repair")
+    assert [each.split(": ")[1] for each in older.warnings] == ["reconcile.enabled", "reconcile.interval"]
+
+    wrong = problems(tmp_path, "reconcile: sometimes\n")
+    assert "config.yaml:1: reconcile.crash: Must be one of: off, report, repair." in wrong
 
 
 def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ import pytest
 from sqlalchemy import select
 
 from domain.errors import EngineUnreachable
+from domain.observation import Instance, Phase
+from domain.states import OperationStatus
+from models import operations
 from models.base import now
 from models.operations import Operation
 from models.services import Service
@@ -102,8 +105,8 @@ def test_having_run_long_gives_a_clean_sheet(kit):
     kit.group("shop", plain("web"))
     kit.does("start")
     kit.seen("web", crash_count=5)
-    kit.memory._instances["shop-web"] = state.Instance(
-        "shop-web", state.Phase.RUNNING, "memory-1", started_at=now() - timedelta(seconds=120)
+    kit.memory._instances["shop-web"] = Instance(
+        "shop-web", Phase.RUNNING, "memory-1", started_at=now() - timedelta(seconds=120)
     )
     _look(kit)
     assert kit.service("web").crash_count == 0
@@ -118,7 +121,7 @@ def test_what_was_stopped_or_removed_behind_our_back_is_noticed(kit):
     _look(kit)
 
     assert (kit.service("web").status, kit.service("web").exit_code) == ("failed", 143)
-    assert kit.service("api").status == "stopped"
+    assert (kit.service("api").status, kit.service("api").down_cause) == ("stopped", "person")
     reasons = [event["data"]["reason"] for event in kit.events("service.status_changed")][-2:]
     assert sorted(reasons) == ["it ended with exit code 143", "it is gone"]
 
@@ -159,16 +162,23 @@ def test_what_an_operation_holds_is_left_to_it(kit):
     assert _restarts(kit) == []
 
 
-def test_a_rival_operation_puts_the_restart_off(kit):
-    kit.group("shop", plain("web"))
+def test_a_rival_operation_on_what_it_needs_puts_the_repair_off(kit):
+    kit.group("shop", plain("db"), plain("web", "db"))
     kit.does("start")
     kit.memory.end("shop-web", 1)
     with kit.record.write() as session:
-        from models import operations
+        rival = operations.create(session, "service.restart", targets=["service:shop-db"], service_id="shop-db")
+        rival_id = rival.id
 
-        operations.create(session, "service.start", targets=["service:shop-web"], service_id="shop-web")
-        assert state._ask(session, session.get(Service, "shop-web"), "start", "why") is None
+    _look(kit)
+    assert _restarts(kit) == []
     assert kit.service("web").restarts == 0
+
+    with kit.record.write() as session:
+        operations.finish(session, session.get(Operation, rival_id), OperationStatus.CANCELLED)
+    _look(kit)
+    assert kit.run(_restarts(kit)[0]).status == "completed"
+    assert kit.service("web").restarts == 1
 
 
 def test_a_process_that_runs_although_it_was_stopped_is_stopped_again(kit):

@@ -9,7 +9,7 @@ from typing import Any
 from docker.errors import APIError
 
 from domain.errors import ClosError, PortHeld, ServiceRunning, StartFailed
-from domain.observation import Instance
+from domain.observation import Instance, Sighting
 from domain.specs import ServiceSpec
 from workers.runtimes import docker_marked_volumes
 from workers.runtimes.docker_bindings import Bindings, Bounded, Published
@@ -26,12 +26,14 @@ from workers.runtimes.docker_errors import (
     taken_port,
     translated,
 )
+from workers.runtimes.docker_events import Events
 from workers.runtimes.docker_holders import holder_of
 from workers.runtimes.docker_images import Images, Limits
 from workers.runtimes.docker_networks import Networks
 from workers.runtimes.docker_observation import rank
 from workers.runtimes.docker_reading import Reading
 from workers.runtimes.docker_replacing import Replacing
+from workers.runtimes.docker_sighting import EngineSighting
 from workers.runtimes.docker_stats import Sampler
 from workers.runtimes.fence import before_effect
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
@@ -60,6 +62,8 @@ class DockerEngine:
         self._containers = Containers(self._client, self._marks, self._networks)
         self._images = Images(self._client, self._marks, image_limits or Limits())
         self._replacing = Replacing(self._client, self._marks, self._containers, self._networks, self._start_error)
+        self._events = Events(self._client, self._marks)
+        self._sighting = EngineSighting(self._client)
         self._bindings = Bindings(self._marks, self._containers.inspect)
         self._publishing = Bounded(self._look_at_all)
         self._reading = Reading(self._client, self._containers.find)
@@ -76,7 +80,16 @@ class DockerEngine:
     def observe(self) -> Mapping[str, Instance]:
         """Every instance of this CLOS, by service id, in one look. Raises EngineUnreachable."""
         with translated("look at the containers", base_url=self._client.base_url, looking=True):
-            return self._containers.observation.instances(self._api.containers(all=True, filters=self._marks.filters()))
+            listed = self._api.containers(all=True, filters=self._marks.filters())
+        return self._events.deaths.judged(self._containers.observation.instances(listed))
+
+    def sighting(self) -> Sighting:
+        """Who the engine is and since when it runs. Raises EngineUnreachable."""
+        return self._sighting.ask()
+
+    def changes(self, stop: Callable[[], bool]) -> Iterator[str | None]:
+        """Ids of services as something happens to their containers. Raises EngineUnreachable."""
+        return self._events.changes(stop)
 
     def bindings(self, limit_s: float | None = None) -> Published:
         """Which ports all containers publish or would publish, ours and others', and who they are.

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from domain.errors import EngineUnreachable, ServiceRunning
-from domain.observation import Instance
+from domain.observation import Instance, Sighting
 from domain.specs import ServiceSpec
 from workers.runtimes import process_identity as processes
 from workers.runtimes.fence import before_effect
@@ -68,6 +68,10 @@ class HostProcess:
             raise EngineUnreachable(f"the processes of this host cannot be looked at: {refusal}") from refusal
         self._logs.note_sizes(seen)
         return seen
+
+    def sighting(self) -> Sighting:
+        """This boot of the host."""
+        return Sighting(self._boot_id)
 
     # Start and stop
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from domain.errors import ClosError, PortHeld, ServiceRunning, StartFailed
-from domain.observation import Instance, Phase
+from domain.observation import Instance, Phase, Sighting
 from domain.specs import ServiceSpec
 from workers.runtimes.fence import before_effect
 from workers.runtimes.in_memory_lines import Lines
@@ -52,6 +52,8 @@ class InMemory:
         self.calls: list[tuple[str, str]] = []
         # Volumes by name, with their marks.
         self.volumes: dict[str, str | None] = {}
+        # Who runs the instances: a test may put another engine or another boot there.
+        self.seen_as = Sighting("memory")
 
     # What a test may arrange
 
@@ -68,12 +70,17 @@ class InMemory:
             if holder is not None:
                 self._held[protocol, port] = holder
 
-    def end(self, service_id: str, exit_code: int) -> None:
-        """Let a running instance end by itself."""
+    def end(self, service_id: str, exit_code: int, by_hand: bool = False) -> None:
+        """Let a running instance end by itself, or by somebody's hand."""
         with self._changed:
             instance = self._instances.get(service_id)
             if instance and instance.alive:
-                self._instances[service_id] = self._ended(instance, exit_code)
+                self._instances[service_id] = replace(self._ended(instance, exit_code), by_hand=by_hand)
+
+    def lose(self, service_id: str) -> None:
+        """Let an instance be gone, as if it had been removed by hand."""
+        with self._changed:
+            self._instances.pop(service_id, None)
 
     def write(self, service_id: str, text: str, stream: str = "stdout") -> None:
         """Let an instance write a line."""
@@ -95,6 +102,10 @@ class InMemory:
             if failure is not None:
                 raise failure
             return dict(self._instances)
+
+    def sighting(self) -> Sighting:
+        """What `seen_as` says."""
+        return self.seen_as
 
     def prepare(self, spec: ServiceSpec, progress: Progress) -> None:
         """Tell some progress."""

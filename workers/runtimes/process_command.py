@@ -18,10 +18,12 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LOCK_FD = 9
 # $1-$4 instance, service, hash, launch (for whoever looks for us), $5 exit file, $6 folder, then the command.
 # Descriptor 9 is the service's lock: letting go of it here means that whoever gets it next can see our argv.
-# The command runs in the foreground, since sh makes an asynchronous one ignore INT. The shell's own remarks
-# ("Terminated") go nowhere, the command's stderr to the log.
+# What was told to end is noted beside its code: CLOS's own stops are known from their operations, what is left is
+# somebody else's. The command runs in the foreground, since sh makes an asynchronous one ignore INT. The shell's own
+# remarks ("Terminated") go nowhere, the command's stderr to the log.
 WRAPPER = """exec 9>&- 3>&2 2>/dev/null
-trap : TERM INT HUP
+_clos_told=
+trap '_clos_told=" told"' TERM INT HUP
 umask 022
 _clos_exit=$5
 cd -- "$6" || { echo 126 >"$_clos_exit"; exit 126; }
@@ -29,7 +31,7 @@ unset OLDPWD
 shift 6
 "$@" 2>&3 3>&-
 _clos_code=$?
-echo "$_clos_code" >"$_clos_exit"
+echo "$_clos_code$_clos_told" >"$_clos_exit"
 exit "$_clos_code"
 """
 _RESET = sorted(set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP})

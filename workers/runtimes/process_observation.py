@@ -96,6 +96,8 @@ class Sightings:
             started_at=identity.started_at,
             ended_at=ending.ended_at if ending else None,
             spec_hash=identity.spec_hash,
+            # Nothing but a kill ends both at once, and the wrapper is told to end only with its whole group.
+            by_hand=not rebooted and ending is not None and (ending.told or code is None),
             detail=unknown if code is None else _CANNOT_RUN.get(code),
         )
 

@@ -58,10 +58,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a launch ended. `exit_code` is None where nobody could record it."""
+    """How a launch ended. `exit_code` is None where nobody could record it; `told`: its wrapper was told to end too."""
 
     exit_code: int | None
     ended_at: datetime
+    told: bool = False
 
 
 class StateFolder:
@@ -136,7 +137,8 @@ class StateFolder:
         # The wrapper writes its line in one call; a part of one is a write that was cut.
         if not text.endswith("\n"):
             return None
-        return Ending(int(text) if text.strip().isdigit() else None, ended_at)
+        code, _, told = text.strip().partition(" ")
+        return Ending(int(code) if code.isdigit() else None, ended_at, told == "told")
 
     def record_ending(self, identity: Identity, exit_code: int | None) -> None:
         """State that a launch ended where its wrapper could not (it was killed). Never overrules a wrapper."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from domain.observation import Instance
+from domain.observation import Instance, Sighting
 from domain.specs import ServiceSpec
 
 Progress = Callable[[str], None]
@@ -53,6 +53,13 @@ class Runtime(Protocol):
         """Every instance of this CLOS, running or not, by service id, in one look.
 
         Raises EngineUnreachable if it cannot look.
+        """
+        ...
+
+    def sighting(self) -> Sighting:
+        """Who runs the instances, and since when, asked afresh.
+
+        Raises EngineUnreachable if it does not answer, or is about to end.
         """
         ...
 
