@@ -1,0 +1,88 @@
+"""Ports of a Compose service as CLOS claims them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from domain.compose.problems import Problem
+
+_LOOPBACK = "127.0.0.1"
+
+
+class Ports:
+    """The ports of one service, and what had to be said about them."""
+
+    def __init__(self, service: str, ports: list[Mapping[str, Any]]) -> None:
+        self._path = f"services.{service}.ports"
+        self.warnings: list[str] = []
+        self.problems: list[Problem] = []
+        self._names: set[str] = set()
+        self._taken: set[tuple[str, int]] = set()
+        self.found = [self._one(place, port) for place, port in enumerate(ports)]
+        self.found = [port for port in self.found if port]
+
+    def _one(self, place: int, port: Mapping[str, Any]) -> dict[str, Any]:
+        protocol = str(port.get("protocol") or "tcp")
+        if protocol not in ("tcp", "udp"):
+            self.problems.append(Problem(f"{self._path}[{place}]", f"{protocol} is not published: tcp and udp are"))
+            return {}
+        target = int(port["target"])
+        claim: dict[str, Any] = {
+            "name": self._name(place, port, target, protocol),
+            "host_ip": str(port.get("host_ip") or _LOOPBACK),
+            "container_port": target,
+            "protocol": protocol,
+        }
+        published = str(port.get("published") or "")
+        if not port.get("host_ip") and published:
+            self._say("are published on 127.0.0.1, not on every address: give a host IP to reach them from elsewhere")
+        number = self._published(place, published, protocol)
+        if number is not None:
+            claim["host_port"] = number
+        return claim
+
+    def _published(self, place: int, published: str, protocol: str) -> int | None:
+        if published in ("", "0"):
+            return None
+        first, _, last = published.partition("-")
+        numbers = range(int(first), int(last or first) + 1)
+        free = next((each for each in numbers if (protocol, each) not in self._taken), None)
+        if free is None:
+            self.problems.append(Problem(f"{self._path}[{place}]", f"no port of {published} is left"))
+            return None
+        if len(numbers) > 1:
+            self._say(f"may take any of {published}: CLOS claims {free}")
+        self._taken.add((protocol, free))
+        return free
+
+    def _say(self, text: str) -> None:
+        warning = f"{self._path}: {text}"
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+
+    def _name(self, place: int, port: Mapping[str, Any], target: int, protocol: str) -> str:
+        """A port keeps its lease by its name: the first one has none, the others are named by what they are."""
+        if port.get("name"):
+            wish = str(port["name"])
+        elif place == 0:
+            wish = ""
+        else:
+            wish = f"{target}" if protocol == "tcp" else f"{target}-{protocol}"
+        name, number = wish, 1
+        while name in self._names:
+            number += 1
+            name = f"{wish}-{number}" if wish else f"port-{number}"
+        self._names.add(name)
+        return name
+
+
+def written(ports: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Claims as Compose's long form, as it prints them; a port that was left open is left open."""
+    for port in ports:
+        target = port.get("container_port") or port.get("host_port")
+        found: dict[str, Any] = {"mode": "ingress", "target": target, "protocol": port.get("protocol") or "tcp"}
+        if port.get("name"):
+            found["name"] = port["name"]
+        found["host_ip"] = port.get("host_ip") or _LOOPBACK
+        if port.get("host_port"):
+            found["published"] = str(port["host_port"])
+        yield found

@@ -1,0 +1,234 @@
+"""A Compose project, read by the real Compose after every file that it names was looked at.
+
+First without what `env_file` brings (nothing but the project's own files is read), then, once everything that the
+result refers to is known to lie where it may, in full.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from domain.compose import keys
+from domain.compose.problems import ComposeRefused, Problem
+from workers.runtimes import compose, compose_files
+from workers.runtimes.compose_files import Files, Roots
+
+# Stands in the model where a process service has none; Compose's schema wants an image.
+PLACEHOLDER = "clos.invalid/process"
+_VALUES = "x-clos-values"
+_UNRESOLVED = "--no-env-resolution"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be read: a file or a folder, or a text and the folder that its paths count from."""
+
+    path: Path | None = None
+    content: str | None = None
+    directory: Path | None = None
+    name: str | None = None
+    files: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+    env_files: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project as Compose understands it. `model` is normalised, with every `$$` written `$` again.
+
+    `left_out` are services of profiles that were not chosen; `values` what secrets and configs take from variables.
+    """
+
+    name: str
+    directory: Path
+    files: Files
+    model: dict[str, Any]
+    left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+def read(wish: Wish, more_roots: tuple[Path, ...] = ()) -> Project:
+    """Read a project.
+
+    Raises:
+        ComposeRefused: it is not well formed, or reaches outside of its folder and `more_roots`.
+        ComposeMissing, TimedOut
+    """
+    with tempfile.TemporaryDirectory(prefix="clos-import-") as folder:
+        request, roots = _request(wish, Path(folder), more_roots)
+        gathered = compose_files.gather(request.files, request.directory, roots)
+        every = compose.Request(**{**vars(request), "profiles": ("*",)})
+        with _located(gathered):
+            first = compose.config(every, _UNRESOLVED, "--no-consistency")
+            _refuse_unexpanded(first.warnings)
+            _refuse_outside(_read_by_compose(first.model), roots)
+            overlay = _overlay(first.model, Path(folder))
+            last = compose.config(compose.Request(**{**vars(request), "files": (*request.files, *overlay)}))
+            _refuse_outside(_given_to_containers(last.model), roots)
+        if compose_files.gather(request.files, request.directory, roots).digest != gathered.digest:
+            raise ComposeRefused([Problem("", "it was changed while it was read: try again", str(request.files[0]))])
+    model = unescaped(last.model)
+    values = model.pop(_VALUES, None) or {}
+    left_out = sorted(set(first.model.get("services") or {}) - set(model.get("services") or {}))
+    name = str(model.get("name") or request.directory.name)
+    return Project(name, request.directory, gathered, model, tuple(left_out), last.warnings, values)
+
+
+def unescaped(value: Any) -> Any:
+    """A value of Compose's output with every `$$` written `$`."""
+    if isinstance(value, str):
+        return value.replace("$$", "$")
+    if isinstance(value, dict):
+        return {key: unescaped(inner) for key, inner in value.items()}
+    return [unescaped(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _request(wish: Wish, folder: Path, more_roots: tuple[Path, ...]) -> tuple[compose.Request, Roots]:
+    if wish.path is not None:
+        directory = wish.path if wish.path.is_dir() else wish.path.parent
+        files = [directory / each for each in wish.files] if wish.files else compose_files.found_in(wish.path)
+    else:
+        directory = wish.directory or folder
+        files = [folder / "compose.yaml"]
+        files[0].write_text(wish.content or "", encoding="utf-8")
+        if not directory.is_dir():
+            raise ComposeRefused([Problem("directory", f"there is no folder {directory}")])
+    own = (folder,) if wish.path is None else ()
+    roots = Roots.of((directory, *more_roots))
+    for file in files:
+        if not Roots.of((directory, *more_roots, *own)).hold(file):
+            raise ComposeRefused([Problem("files", compose_files.outside(file, roots))])
+    env_files = _env_files(wish, directory, roots)
+    compose.refuse_variables(wish.variables)
+    return compose.Request(tuple(files), directory, wish.name, wish.profiles, env_files, wish.variables), roots
+
+
+def _env_files(wish: Wish, directory: Path, roots: Roots) -> tuple[Path, ...]:
+    named = [directory / each for each in wish.env_files]
+    own = directory / ".env"
+    found = named or ([own] if os.path.lexists(own) else [])
+    for file in found:
+        if not roots.hold(file):
+            raise ComposeRefused([Problem("env_files", compose_files.outside(file, roots))])
+        compose_files.read_bytes(file)
+    return tuple(found)
+
+
+def _refuse_unexpanded(warnings: tuple[str, ...]) -> None:
+    if any("cannot expand '~'" in each for each in warnings):
+        reason = "~ means nothing here: give HOME among the variables, or write the path out"
+        raise ComposeRefused([Problem("", reason)])
+
+
+def _overlay(model: Mapping[str, Any], folder: Path) -> list[Path]:
+    """A file that gives process services an image, and asks for the values that secrets take from variables."""
+    services = {
+        name: {"image": PLACEHOLDER}
+        for name, service in (model.get("services") or {}).items()
+        if _is_no_container(service) and not service.get("image")
+    }
+    named = {
+        each["environment"]
+        for kind in ("secrets", "configs")
+        for each in (model.get(kind) or {}).values()
+        if isinstance(each, dict) and each.get("environment")
+    }
+    added: dict[str, Any] = {_VALUES: {name: f"${{{name}-}}" for name in sorted(named)}} if named else {}
+    if services:
+        added["services"] = services
+    if not added:
+        return []
+    file = folder / "overlay.yaml"
+    file.write_text(yaml.safe_dump(added), encoding="utf-8")
+    return [file]
+
+
+def _is_no_container(service: Any) -> bool:
+    own = service.get("x-clos") if isinstance(service, dict) else None
+    return isinstance(own, dict) and own.get("runtime") in ("process", "external")
+
+
+def _refuse_outside(named: Iterable[tuple[keys.Path, str]], roots: Roots) -> None:
+    """Raises: ComposeRefused: something that Compose reads, or that a container would be given, lies outside."""
+    wrong = [
+        Problem(keys.written(path), compose_files.outside(Path(text), roots))
+        for path, text in named
+        if not compose_files.is_remote(text) and not roots.hold(Path(text))
+    ]
+    if wrong:
+        raise ComposeRefused(wrong)
+
+
+def _read_by_compose(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
+    for name, service in (model.get("services") or {}).items():
+        for key in ("env_file", "label_file"):
+            for place, each in enumerate(service.get(key) or ()):
+                yield ("services", name, key, place), each["path"] if isinstance(each, dict) else str(each)
+
+
+def _given_to_containers(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
+    for name, service in (model.get("services") or {}).items():
+        for place, mount in enumerate(service.get("volumes") or ()):
+            if mount.get("type") == "bind" and mount.get("source"):
+                yield ("services", name, "volumes", place), mount["source"]
+        yield from _of_build(("services", name, "build"), service.get("build") or {})
+    for kind in ("secrets", "configs"):
+        for name, each in (model.get(kind) or {}).items():
+            if (each or {}).get("file"):
+                yield (kind, name, "file"), each["file"]
+    for name, volume in (model.get("volumes") or {}).items():
+        options = (volume or {}).get("driver_opts") or {}
+        if "bind" in re.split(r"[,\s]+", str(options.get("o", ""))) and options.get("device"):
+            yield ("volumes", name, "driver_opts", "device"), str(options["device"])
+
+
+def _of_build(path: keys.Path, build: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
+    context = build.get("context")
+    if context:
+        yield (*path, "context"), context
+        if build.get("dockerfile"):
+            yield (*path, "dockerfile"), os.path.join(context, build["dockerfile"])
+    for name, each in (build.get("additional_contexts") or {}).items():
+        if not str(each).startswith("service:"):
+            yield (*path, "additional_contexts", name), str(each)
+
+
+@contextmanager
+def _located(files: Files) -> Iterator[None]:
+    """Say of each problem inside the block on which line of which file it stands."""
+    try:
+        yield
+    except ComposeRefused as refused:
+        raise ComposeRefused([located(files, each) for each in refused.problems], refused.hint) from refused
+
+
+def located(files: Files, problem: Problem) -> Problem:
+    """A problem with the line that its path, or a path that its reason names, stands on."""
+    if problem.file is not None:
+        return problem
+    named = problem.path
+    if not named:
+        found = re.search(r"\b(?:services|networks|volumes|secrets|configs|include)\.[\w.\[\]-]+", problem.reason)
+        service = re.search(r'service "([^"]+)"', problem.reason)
+        named = found[0] if found else f"services.{service[1]}" if service else ""
+    path: list[str | int] = [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", named)]
+    file, line = files.place(_known(files, path))
+    return Problem(problem.path, problem.reason, file, line)
+
+
+def _known(files: Files, path: list[str | int]) -> keys.Path:
+    """The path with a service's name put together again where it has dots in it."""
+    for end in range(len(path), 1, -1):
+        joined = (*path[:1], ".".join(map(str, path[1:end])), *path[end:])
+        if any(joined[:2] in document.lines for document in files.documents):
+            return joined
+    return tuple(path)
