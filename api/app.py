@@ -38,6 +38,7 @@ BLUEPRINTS = (
     "api.v2.services",
     "api.v2.groups",
     "api.v2.clones",
+    "api.v2.imports",
     "api.v2.ports",
     "api.v2.conflicts",
     "api.v2.logs",

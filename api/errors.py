@@ -31,6 +31,7 @@ STATUS: dict[str, int] = {
     "operation_not_waiting": 409,
     "service_exists": 409,
     "group_exists": 409,
+    "group_not_imported": 409,
     "user_exists": 409,
     "service_running": 409,
     "group_running": 409,

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bus.feed import Feed
@@ -44,6 +45,8 @@ class Context:
     own_ports: frozenset[int] = frozenset()
     conflicts: Conflicts = field(default_factory=Conflicts)
     reconcile: Reconcile = field(default_factory=Reconcile)
+    # Folders beside a project's own that its files may be in and its containers may mount.
+    bind_roots: tuple[Path, ...] = ()
     retention_s: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -61,7 +61,7 @@ class PortSteps:
         elif step.action is Action.TERMINATE:
             self._terminate(step.target)
         else:
-            self._stop_container(step.target)
+            self._on_container(step)
 
     def _migrate(self, spec: ServiceSpec) -> None:
         moves = self._decision.moves_of(spec.id)
@@ -122,11 +122,18 @@ class PortSteps:
         log.info("process.terminated", pid=found.pid, did=did, operation_id=self._claim.operation_id)
         self._settled(lambda each: each.get("confirm") == strategies.confirmation(holder))
 
-    def _stop_container(self, target: str) -> None:
-        ref = next(ref for ref, _name in self._decision.containers if target == f"container:{ref[:12]}")
+    def _on_container(self, step: Step) -> None:
+        """Another's container: it is stopped for its port's sake, or exchanged for ours (`adopting`)."""
+        ref = next(ref for ref, _name in self._decision.containers if step.target == f"container:{ref[:12]}")
         engine = self._context.runtimes["docker"]
         if not isinstance(engine, DockerEngine):
-            raise StartFailed(f"{target} cannot be stopped: there is no engine")
+            raise StartFailed(f"nothing can be done to {step.target}: there is no engine")
+        if step.action is Action.START:
+            engine.foreign.start(ref)
+            return
+        if step.action is Action.REMOVE:
+            engine.foreign.remove(ref)
+            return
         engine.stop_container(ref, _STOP_CONTAINER_S)
         self._settled(lambda each: each.get("container_id") == ref)
 

@@ -108,8 +108,10 @@ def _wrong(reader: ServiceReader) -> Iterator[Problem]:
     if "user" in body and not _USER.fullmatch(body["user"]):
         yield Problem(f"{path}.user", f"{body['user'][:100]!r} is no user's name")
     for key, value in (body["environment"] | (body.get("secrets") or {})).items():
-        if not _VARIABLE.fullmatch(key) or len(key) > 255 or len(value) > _LONGEST or "\x00" in value:
-            yield Problem(f"{path}.environment.{key[:100]}", f"a variable's name, or more than {_LONGEST} characters")
+        if not _VARIABLE.fullmatch(key) or len(key) > 255:
+            yield Problem(f"{path}.environment.{key[:100]}", "no variable's name: letters, digits, _ . -")
+        if len(value or "") > _LONGEST or "\x00" in (value or ""):
+            yield Problem(f"{path}.environment.{key[:100]}", f"longer than {_LONGEST} characters, or with a NUL in it")
     for key in body["labels"]:
         if key.lower().startswith("clos."):
             yield Problem(f"{path}.labels.{key[:100]}", "labels that begin with clos. are CLOS's own")

@@ -239,6 +239,7 @@ class ServiceReader:
             if (value := self.body["environment"].pop(key, None)) is not None:
                 secrets[key] = value
             elif key not in secrets:
+                secrets[key] = None
                 self.warnings.append(f"{self._path}: the secret {key} has no value in the file; one it has is kept")
         if secrets:
             self.body["secrets"] = secrets

@@ -42,6 +42,13 @@ def upgrade() -> None:
     with op.batch_alter_table('step_timings', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_step_timings_updated_at'), ['updated_at'], unique=False)
 
+    op.create_table('import_inputs',
+    sa.Column('operation_id', sa.String(length=36), nullable=False),
+    sa.Column('content', sa.Text(), nullable=True),
+    sa.Column('variables', sa.JSON(none_as_null=True), nullable=True),
+    sa.ForeignKeyConstraint(['operation_id'], ['operations.id'], name=op.f('fk_import_inputs_operation_id_operations'), ondelete='CASCADE'),
+    sa.PrimaryKeyConstraint('operation_id', name=op.f('pk_import_inputs'))
+    )
     op.create_table('operation_waits',
     sa.Column('operation_id', sa.String(length=36), nullable=False),
     sa.Column('waits_for', sa.String(length=36), nullable=False),
@@ -105,6 +112,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_operation_waits_waits_for'))
 
     op.drop_table('operation_waits')
+    op.drop_table('import_inputs')
     with op.batch_alter_table('step_timings', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_step_timings_updated_at'))
 

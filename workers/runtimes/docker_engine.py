@@ -27,6 +27,7 @@ from workers.runtimes.docker_errors import (
     translated,
 )
 from workers.runtimes.docker_events import Events
+from workers.runtimes.docker_foreign import ForeignContainers
 from workers.runtimes.docker_holders import holder_of
 from workers.runtimes.docker_images import Images, Limits
 from workers.runtimes.docker_networks import Networks
@@ -67,6 +68,7 @@ class DockerEngine:
         self._bindings = Bindings(self._marks, self._containers.inspect)
         self._publishing = Bounded(self._look_at_all)
         self._reading = Reading(self._client, self._containers.find)
+        self.foreign = ForeignContainers(self._client, self._marks)
         self._sampler = Sampler(self._reading.counters)
 
     def engine_info(self) -> dict[str, Any]:

@@ -1,0 +1,299 @@
+"""Importing a Compose project into the record: new, again, with changes by hand, and what is refused. No engine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from domain.states import OperationStatus
+from models import import_inputs, operations, registry, registry_groups, registry_imports
+from models.groups import Group
+from models.import_inputs import ImportInput
+from models.operations import Operation
+from models.ports import PortRange
+from models.services import Service
+from tests.unit.worker_kit import Kit
+from workers import importing, runner
+
+TEXT = """
+name: demo
+services:
+  web:
+    image: web:1
+    environment: {MODE: a, KEPT: k}
+    ports: ["8080:80", "90"]
+    depends_on: [db]
+  db:
+    image: db:1
+    volumes: ["data:/data"]
+volumes:
+  data: {}
+"""
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Iterator[Kit]:
+    folder = tmp_path / "kit"
+    folder.mkdir()
+    made = Kit(folder)
+    with made.record.write() as session:
+        session.add(PortRange(project="development", start_port=9000, end_port=9099))
+        session.add(PortRange(project="apis", start_port=4000, end_port=4999))
+    yield made
+    made.close()
+
+
+class Importer:
+    """A project's folder, and imports of it as the API asks for them."""
+
+    def __init__(self, kit: Kit, folder: Path) -> None:
+        self.kit = kit
+        self.folder = folder
+        folder.mkdir()
+
+    def write(self, text: str) -> None:
+        (self.folder / "compose.yaml").write_text(text, encoding="utf-8")
+
+    def ask(self, content: str | None = None, variables: dict[str, str] | None = None, **asked: Any) -> str:
+        parameters = {"path": str(self.folder)} | asked
+        if content is not None:
+            del parameters["path"]
+            parameters["content"] = True
+        with self.kit.record.write() as session:
+            made = operations.create(session, importing.IMPORT, targets=[], parameters=parameters, initiated_by="test")
+            import_inputs.keep(session, made.id, content, variables or {})
+            return made.id
+
+    def does(self, **asked: Any) -> Operation:
+        operation_id = self.ask(**asked)
+        runner.run(self.kit.context, operation_id, importing.carry_out)
+        return self.kit.operation(operation_id)
+
+    def imports(self, text: str | None = None, **asked: Any) -> dict[str, Any]:
+        """The result of an import that goes well."""
+        if text is not None:
+            self.write(text)
+        ended = self.does(**asked)
+        assert ended.status == OperationStatus.COMPLETED.value, ended.error
+        assert ended.result is not None
+        return ended.result
+
+    def service(self, name: str, group: str = "demo") -> Service:
+        return self.kit.service(name, group)
+
+
+@pytest.fixture
+def demo(kit: Kit, tmp_path: Path) -> Importer:
+    return Importer(kit, tmp_path / "demo")
+
+
+def changed(result: dict[str, Any]) -> dict[tuple[str | None, str], tuple[str, str]]:
+    return {(each["service"], each["field"]): (each["by"], each["taken"]) for each in result["diff"]["changed"]}
+
+
+def test_a_project_becomes_a_group_with_its_services(demo: Importer) -> None:
+    result = demo.imports(TEXT)
+    assert (result["group"], sorted(result["services"])) == ("demo", ["db", "web"])
+    assert result["diff"]["added"] == ["db", "web"]
+    web = demo.service("web")
+    assert (web.port_requests()[0].host_port, web.port_requests()[0].container_port) == (8080, 80)
+    assert web.port_requests()[1].host_port is not None  # leased
+    assert [each.depends_on for each in web.dependencies] == ["demo-db"]
+    assert demo.kit.locks() == []
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(demo: Importer) -> None:
+    result = demo.imports(TEXT, dry_run=True)
+    assert result["diff"]["added"] == ["db", "web"]
+    with demo.kit.record.read() as session:
+        assert session.get(Group, "demo") is None
+
+
+def test_reading_the_same_file_again_changes_nothing(demo: Importer) -> None:
+    demo.imports(TEXT)
+    before = demo.service("web")
+    result = demo.imports()
+    assert result["diff"] == {"added": [], "removed": [], "added_again": [], "changed": []}
+    after = demo.service("web")
+    assert (after.spec_version, after.port_requests()) == (before.spec_version, before.port_requests())
+
+
+def test_what_the_file_changes_is_taken_and_leases_stay(demo: Importer) -> None:
+    demo.imports(TEXT)
+    leased = demo.service("web").port_requests()[1].host_port
+    text = TEXT.replace("web:1", "web:2").replace('"90"]', '"90", "91"]')
+    result = demo.imports(text)
+    assert changed(result) == {("web", "image"): ("file", "file"), ("web", "ports"): ("file", "file")}
+    web = demo.service("web")
+    assert (web.image, web.port_requests()[1].host_port, len(web.port_requests())) == ("web:2", leased, 3)
+
+
+def test_what_was_changed_by_hand_stays_unless_the_file_changed_it_too(demo: Importer) -> None:
+    demo.imports(TEXT)
+    with demo.kit.record.write() as session:
+        web = registry.get(session, "demo-web")
+        registry.change_service(session, web, {"image": "web:mine", "cpu_limit": 2.0})
+    kept = demo.imports()
+    assert changed(kept) == {("web", "image"): ("hand", "record"), ("web", "cpu_limit"): ("hand", "record")}
+    assert demo.service("web").image == "web:mine"
+    result = demo.imports(TEXT.replace("web:1", "web:2"))
+    assert changed(result) == {("web", "image"): ("both", "file"), ("web", "cpu_limit"): ("hand", "record")}
+    web = demo.service("web")
+    assert (web.image, web.cpu_limit) == ("web:2", 2.0)
+
+
+def test_a_service_that_the_file_no_longer_has_is_stopped_removed_and_forgotten(demo: Importer) -> None:
+    demo.imports(TEXT + "  \n".join([""]))
+    demo.kit.does("start", "demo")
+    assert demo.service("web").status == "running"
+    text = TEXT.replace(
+        '  web:\n    image: web:1\n    environment: {MODE: a, KEPT: k}\n    ports: ["8080:80", "90"]\n'
+        "    depends_on: [db]\n", "",
+    )  # fmt: skip
+    demo.write(text)
+    ended = demo.does()
+    assert (ended.status, (ended.result or {})["diff"]["removed"]) == ("completed", ["web"])
+    assert {step.id for step in ended.steps} >= {"stop:demo-web", "remove:demo-web"}
+    with demo.kit.record.read() as session:
+        assert session.scalars(select(Service.id)).all() == ["demo-db"]
+    assert "demo-web" not in demo.kit.memory.observe()
+
+
+def test_one_that_others_need_is_not_taken_away(demo: Importer) -> None:
+    demo.imports(TEXT)
+    with demo.kit.record.write() as session:
+        registry_groups.create_group(
+            session,
+            {"name": "other", "services": [{"name": "a", "image": "x", "depends_on": [{"service": "demo/web"}]}]},
+        )
+    demo.write("name: demo\nservices:\n  db: {image: 'db:1', volumes: ['data:/data']}\nvolumes: {data: {}}\n")
+    ended = demo.does()
+    assert (ended.status, (ended.error or {})["code"]) == ("failed", "service_required")
+    assert demo.service("web")
+
+
+def test_a_new_service_may_be_needed_by_an_old_one(demo: Importer) -> None:
+    demo.imports(TEXT)
+    text = TEXT.replace("depends_on: [db]", "depends_on: [db, cache]").replace(
+        "volumes:\n  data: {}", "  cache: {image: 'cache:1'}\nvolumes:\n  data: {}"
+    )
+    assert demo.imports(text)["diff"]["added"] == ["cache"]
+    assert sorted(each.depends_on for each in demo.service("web").dependencies) == ["demo-cache", "demo-db"]
+
+
+def test_one_that_was_deleted_by_hand_comes_back_and_that_is_said(demo: Importer) -> None:
+    demo.imports(TEXT)
+    with demo.kit.record.write() as session:
+        registry.delete_service(session, "demo-web")
+    assert demo.imports()["diff"]["added_again"] == ["web"]
+    assert demo.service("web").image == "web:1"
+
+
+def test_a_health_check_that_goes_leaves_nothing_behind(demo: Importer) -> None:
+    check = "    healthcheck: {test: [CMD, 'true'], interval: 3s}\n"
+    with_check = TEXT.replace("    image: db:1\n", f"    image: db:1\n{check}")
+    demo.imports(with_check)
+    assert demo.service("db").health_check() is not None
+    demo.imports(TEXT)
+    assert demo.service("db").health_check() is None
+    assert demo.service("db").container is None or demo.service("db").container == {}
+
+
+def test_a_bad_file_writes_nothing_and_names_the_line(demo: Importer) -> None:
+    demo.write(TEXT.replace("ports:", "prots:"))
+    ended = demo.does()
+    error = ended.error or {}
+    assert (ended.status, error["code"]) == ("failed", "compose_refused")
+    assert error["problems"][0] == {
+        "path": "services.web.prots", "reason": "unknown key; did you mean 'ports'?",
+        "file": str(demo.folder / "compose.yaml"), "line": 7,
+    }  # fmt: skip
+
+
+def test_what_is_not_carried_out_can_be_left_out_and_is_listed(demo: Importer) -> None:
+    demo.write(TEXT.replace("    image: db:1\n", "    image: db:1\n    deploy: {replicas: 2}\n"))
+    ended = demo.does()
+    problem = (ended.error or {})["problems"][0]
+    assert (problem["path"], problem["line"]) == ("services.db.deploy.replicas", 11)
+    result = demo.imports(on_unsupported="leave_out")
+    assert result["left_out"]["unsupported"][0]["path"] == "services.db.deploy.replicas"
+
+
+def test_a_group_that_was_not_imported_is_not_written_over(demo: Importer) -> None:
+    demo.kit.group("demo")
+    demo.write(TEXT)
+    assert (demo.does().error or {})["code"] == "group_exists"
+    assert demo.imports(name="other")["group"] == "other"
+
+
+def test_another_name_has_volumes_of_its_own(demo: Importer) -> None:
+    demo.imports(TEXT)
+    demo.imports(TEXT.replace("8080:80", "8081:80"), name="second")
+    with demo.kit.record.read() as session:
+        names = {group.name: (group.volumes or {})["data"]["name"] for group in session.scalars(select(Group))}
+    assert names == {"demo": "demo_data", "second": "second_data"}
+
+
+def test_a_group_under_work_is_left_alone(demo: Importer) -> None:
+    demo.imports(TEXT)
+    with demo.kit.record.write() as session:
+        operations.create(session, "group.stop", targets=registry_imports.targets(session, "demo"), group_name="demo")
+    assert (demo.does().error or {})["code"] == "operation_in_progress"
+
+
+def test_what_a_request_holds_in_private_is_gone_when_it_ends(demo: Importer) -> None:
+    service = "image: a:1, environment: {T: '${TOKEN:?}'}, x-clos: {secrets: [T]}"
+    text = f"name: inline\nservices:\n  a: {{{service}}}\n"
+    ended = demo.does(content=text, variables={"TOKEN": "canary-1234"})
+    assert ended.status == "completed", ended.error
+    with demo.kit.record.read() as session:
+        assert session.scalars(select(ImportInput)).all() == []
+        group = session.get(Group, "inline")
+        assert group is not None
+        shown = f"{ended.parameters}{ended.result}{ended.error}{group.compose}"
+    assert "canary-1234" not in shown
+    assert not any("canary-1234" in str(event) for event in demo.kit.events())
+    environment = demo.service("a", "inline").environment
+    assert {row.key: (row.value, row.secret) for row in environment} == {"T": ("canary-1234", True)}
+    failed = demo.does(content="services: {a: {imge: x}}", variables={"TOKEN": "canary-1234"})
+    assert failed.status == "failed"
+    with demo.kit.record.read() as session:
+        assert session.scalars(select(ImportInput)).all() == []
+
+
+def test_a_secret_without_a_value_in_the_file_keeps_the_one_that_it_has(demo: Importer) -> None:
+    text = "name: demo\nservices:\n  a:\n    image: a:1\n    environment: {T: one}\n    x-clos: {secrets: [T]}\n"
+    demo.imports(text)
+    result = demo.imports(text.replace("    environment: {T: one}\n", ""))
+    assert result["diff"]["changed"] == []
+    assert {row.key: row.value for row in demo.service("a").environment} == {"T": "one"}
+    demo.imports("name: demo\nservices:\n  a:\n    image: a:1\n")
+    assert demo.service("a").environment == []
+
+
+def test_the_file_is_never_written(demo: Importer) -> None:
+    demo.imports(TEXT)
+    demo.imports(TEXT.replace("web:1", "web:2"))
+    assert [each.name for each in demo.folder.iterdir()] == ["compose.yaml"]
+    assert (demo.folder / "compose.yaml").read_text(encoding="utf-8") == TEXT.replace("web:1", "web:2")
+
+
+def test_processes_stand_in_a_file_beside_containers(demo: Importer) -> None:
+    text = """
+name: demo
+x-clos: {project: apis, start_order: 2}
+services:
+  api:
+    command: [sleep, '60']
+    depends_on: [db]
+    environment: {URL: '$${url:db}'}
+    x-clos: {runtime: process, ports: [{name: http}], tags: [edge]}
+  db: {image: 'db:1', ports: ['5432']}
+"""
+    demo.imports(text)
+    api = demo.service("api")
+    assert (api.runtime, api.image, api.command) == ("process", None, ["sleep", "60"])
+    assert 4000 <= (api.port_requests()[0].host_port or 0) <= 4999
+    assert {row.key: row.value for row in api.environment} == {"URL": "${url:db}"}
