@@ -30,6 +30,8 @@ def test_every_described_call_answers_as_described_whatever_it_is_sent(api: Api,
     refusals = '[400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, "5xx"]'
     configuration.write_text(
         f'[parameters]\n"query.wait" = 0\n\n[checks.negative_data_rejection]\nexpected-statuses = {refusals}\n'
+        # A group may be called `import`: what `Allow` says there is true of both.
+        '[[operations]]\ninclude-path = "/api/v2/groups/import"\nchecks.unsupported_method.enabled = false\n'
     )
     ran = subprocess.run(
         [
