@@ -89,7 +89,7 @@ GROUP_FIELDS: dict[str, Shape] = {
     "start_order": whole(-1000, 1000),
     "restart_policy": _POLICIES,
     "conflicts": _FLAGS,
-    "reconcile": record(enabled=flag, interval=_number(1, 86400)),
+    "reconcile": record(**dict.fromkeys(("person", "engine", "host", "crash"), one_of("off", "report", "repair"))),
     "network_name": _NAME,
 }
 _GROUP = record(**GROUP_FIELDS, name=_NAME)
