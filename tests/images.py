@@ -48,7 +48,7 @@ def test_image() -> str:
             with lock.open("w") as held:
                 fcntl.flock(held, fcntl.LOCK_EX)
                 if not _present(engine):
-                    _make(engine)
+                    make(engine)
     return IMAGE
 
 
@@ -84,7 +84,8 @@ def _present(engine: docker.DockerClient) -> bool:
     return (inspected["Config"].get("Labels") or {}).get("clos.test.version") == _VERSION
 
 
-def _make(engine: docker.DockerClient) -> None:
+def make(engine: docker.DockerClient) -> None:
+    """Put the image into an engine."""
     if not BUSYBOX.exists():
         raise FileNotFoundError("the test image needs /bin/busybox: apt-get install busybox-static")
     repository, tag = IMAGE.split(":")

@@ -103,6 +103,8 @@ class Rig:
         self.outbox = Outbox(self.sender)
         self.feed = Feed(self.redis.url)
         self.processes: list[subprocess.Popen[bytes]] = []
+        # A command that runs CLOS's processes from now on: `unshare …`.
+        self.wrapper: list[str] = []
 
     def environment(self) -> dict[str, str]:
         return {
@@ -114,10 +116,10 @@ class Rig:
         }
 
     def start(self, module: str, **more: str) -> subprocess.Popen[bytes]:
-        """Start one of CLOS's processes; its output goes to the home's logs."""
+        """Start one of CLOS's processes, behind `wrapper`; its output goes to the home's logs."""
         with (self.home / "logs" / f"{module}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [*self.wrapper, sys.executable, "-m", module],
                 cwd=ROOT,
                 env=self.environment() | more,
                 stdout=log,

@@ -87,6 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200, {"Version": "20.10.24", "ApiVersion": "1.41", "MinAPIVersion": "1.12"})
         elif noun == "info":
             self._json(200, {"ID": "STAND:IN", "Name": "stand-in", "ServerVersion": "20.10.24"})
+        elif noun == "events":
+            self._chunks(self._events())
         elif noun == "build":
             self.engine.build_parameters = self.query
             if not any("errorDetail" in line or "error" in line for line in self.engine.build):
@@ -121,6 +123,23 @@ class _Handler(BaseHTTPRequestHandler):
         if verb == "logs":
             self._chunks(self._log(container))
 
+    def _events(self) -> Iterator[bytes]:
+        """What `tell` says, until `end_events` or the end of the engine."""
+        told = 0
+        while True:
+            with self.engine.changed:
+                self.engine.changed.wait_for(
+                    lambda told=told: len(self.engine.events) > told or self.engine.closed.is_set(), HANG_S
+                )
+                fresh = self.engine.events[told:]
+            for event in fresh:
+                if event is None:
+                    return
+                yield json.dumps(event).encode() + b"\n"
+            told += len(fresh)
+            if self.engine.closed.is_set():
+                return
+
     def _network(self, rest: str, body: dict[str, Any]) -> None:
         engine = self.engine
         with engine.changed:
@@ -136,6 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json(200)
             elif self.command == "DELETE":
                 self._json(engine.remove_network(ref))
+            else:
+                self._json(200, engine.network(ref))
 
     def _image(self, rest: str, _body: dict[str, Any]) -> None:
         if rest != "create":

@@ -90,6 +90,8 @@ class EngineState:
         self.pull: list[dict[str, Any]] = [{"status": "Pull complete", "id": "0a1b"}]
         self.build: list[dict[str, Any]] = [{"stream": "Successfully built 0a1b\n"}]
         self.asked: list[str] = []
+        # What `/events` says; None ends every stream, as an engine that goes does.
+        self.events: list[dict[str, Any] | None] = []
         self.build_parameters: dict[str, str] = {}
         self.changed = threading.Condition()
         self.closed = threading.Event()
@@ -139,6 +141,20 @@ class EngineState:
             self.containers[ref].state |= {
                 "Status": "exited", "Pid": 0, "ExitCode": code, "FinishedAt": now()
             } | state  # fmt: skip
+            self.changed.notify_all()
+
+    def tell(self, action: str, ref: str, at: datetime, **attributes: str) -> None:
+        """Send an event of a container."""
+        event = {"Type": "container", "Action": action, "timeNano": int(at.timestamp() * 1e9),
+                 "Actor": {"ID": ref, "Attributes": attributes}}  # fmt: skip
+        with self.changed:
+            self.events.append(event)
+            self.changed.notify_all()
+
+    def end_events(self) -> None:
+        """End every stream of events."""
+        with self.changed:
+            self.events.append(None)
             self.changed.notify_all()
 
     def foreign(self, name: str, **config: Any) -> Container:

@@ -23,7 +23,7 @@ from workers.runtimes.docker_streams import Frame, FrameReader
 
 _ACTIONS = ("kill", "die", "oom", "start", "destroy", "pause", "unpause")
 _IDLE_S = 300.0
-_POLL_S = 0.25
+_POLL_S = 0.1
 _KEPT = 2048
 # The engine itself keeps its last 256 events.
 _FIRST_BACK = timedelta(hours=1)
