@@ -224,6 +224,7 @@ def _apply(operation: Operation, data: Mapping[str, Any], at: str) -> bool:
         operation["status"] = data["status"]
     operation["progress"] = max(operation.get("progress") or 0, data.get("progress") or 0)
     operation["current_step"] = data.get("current_step", operation.get("current_step"))
+    operation["waiting_for"] = data.get("waiting_for") or []
     if data.get("question"):
         operation["question"] = data["question"]
     elif operation["status"] != "waiting":

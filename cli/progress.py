@@ -65,11 +65,11 @@ def facts(error: dict[str, Any] | None) -> list[str]:
 
 def _state(operation: Operation) -> str:
     """Why nothing moves, if nothing does, or how far a long step is."""
-    if operation["status"] != "waiting":
+    if operation["status"] not in ("waiting", "pending"):
         return inert(operation.get("note") or "") if operation["status"] == "in_progress" else ""
     question = (operation.get("question") or {}).get("text")
-    behind = ", ".join(str(one) for one in operation.get("dependencies") or [])
-    return inert(question or (f"waits for operation {behind}" if behind else "waiting"))
+    waits = "; ".join(str(one.get("text")) for one in operation.get("waiting_for") or [])
+    return inert(question or waits or ("waiting" if operation["status"] == "waiting" else ""))
 
 
 class _Lines:

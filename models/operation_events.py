@@ -23,6 +23,8 @@ def tell(
         "progress": operation.progress,
         "current_step": operation.current_step,
     }
+    if operation.waiting_for:
+        data["waiting_for"] = operation.waiting_for
     if step is not None:
         data["step"] = step
     if operation.error is not None:

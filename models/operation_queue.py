@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, lazyload
 from domain.errors import ClosError, DependencyFailed, GroupNotFound, QueueFull, ServiceNotFound
 from domain.events import EventType
 from domain.states import FINAL, OperationStatus
-from models import operation_targets, operation_waiting
+from models import operation_batches, operation_targets, operation_waiting
 from models.base import now, table_of
 from models.operation_events import tell
 from models.operation_rows import Operation, OperationLock, OperationWait
@@ -117,6 +117,31 @@ def after(session: Session, ended: Operation) -> list[End]:
             continue
         session.execute(delete(_waits).where(_waits.c.operation_id == waiter.id, _waits.c.waits_for == ended.id))
         ends += _look(session, waiter)
+    return ends + (_batch(session, ended) if ended.parent_id is not None else [])
+
+
+def _batch(session: Session, ended: Operation) -> list[End]:
+    """One child less: the next have their turn, and the last one ends the batch."""
+    ends = turns(session, ended)
+    if (end := operation_batches.end_of(session, ended)) is not None:
+        ends.append(End(*end))
+    return ends
+
+
+def turns(session: Session, child: Operation) -> list[End]:
+    """Let those children of batches go on whose turn it is. `child` is one of them, of whatever status."""
+    ends: list[End] = []
+    seen: set[str] = set()
+    # One whose target is held, or gone, does not use its turn; so the next is looked at.
+    while (free := operation_batches.free_turns(session, child)) > 0:
+        new = [each for each in operation_batches.next_children(session, free + len(seen)) if each not in seen][:free]
+        if not new:
+            break
+        seen.update(new)
+        for each in new:
+            if (waiter := _waiting(session, each)) is not None:
+                ends += _look(session, waiter)
+        session.flush()
     return ends
 
 
@@ -142,6 +167,10 @@ def _look(session: Session, waiter: Operation) -> list[End]:
         targets = operation_targets.of(session, waiter)
     except (GroupNotFound, ServiceNotFound) as gone:
         return [End(waiter, OperationStatus.FAILED, error=_gone(gone))]
+    if waiter.parent_id is not None and not operation_batches.has_turn(session, waiter):
+        if (parent := operation_batches.parent_of(session, waiter)) is not None:
+            operation_waiting.say(session, waiter, operation_batches.turn_in(parent))
+        return []
     holders = session.scalars(_HOLDERS, {"targets": list(targets.locks)}).all() if targets.locks else ()
     if holders:
         # Somebody was quicker: it asked without `wait_for`, and the lock was free.
@@ -199,4 +228,6 @@ def mend(session: Session) -> list[End]:
         )
         if waiter is not None:
             ends += _look(session, waiter)
+    if (child := operation_batches.some_waiting(session)) is not None:
+        ends += turns(session, child)
     return ends

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from domain.errors import Cancelled, OperationFinal, ValidationFailed
 from domain.states import CLAIMED, FINAL, OperationStatus
-from models import operation_queue, operation_targets, registry_graph
+from models import operation_batches, operation_queue, operation_targets, registry_graph
 from models.base import now
+from models.operation_queue import End
 from models.operations import Operation, create, finish, group_target, progress, service_target, settle
 from models.registry_graph import Targets
 
@@ -24,6 +25,7 @@ class Filter:
     types: Sequence[str] | None = None
     service_ids: Sequence[str] | None = None
     group_names: Sequence[str] | None = None
+    parents: Sequence[str] | None = None
     since: datetime | None = None
 
 
@@ -40,6 +42,8 @@ def page(session: Session, wanted: Filter, *, edge: str | None, ascending: bool,
         query = query.where(Operation.service_id.in_(wanted.service_ids))
     if wanted.group_names is not None:
         query = query.where(Operation.group_name.in_(wanted.group_names))
+    if wanted.parents is not None:
+        query = query.where(Operation.parent_id.in_(wanted.parents))
     if wanted.since is not None:
         query = query.where(Operation.created_at >= wanted.since)
     return session.scalars(query).all()
@@ -54,7 +58,9 @@ def cancel(session: Session, operation: Operation) -> None:
     status = OperationStatus(operation.status)
     if status in FINAL:
         raise OperationFinal(f"operation {operation.id} has ended", operation_id=operation.id)
-    if status not in CLAIMED:
+    if operation_batches.is_parent(operation):
+        _cancel_batch(session, operation)
+    elif status not in CLAIMED:
         reason = Cancelled("it was cancelled before anybody worked on it")
         finish(session, operation, OperationStatus.CANCELLED, error=reason.as_dict())
     elif operation.cancel_requested_at is None:
@@ -62,6 +68,23 @@ def cancel(session: Session, operation: Operation) -> None:
         operation.status = OperationStatus.CANCELLING.value
         session.flush()
         progress(session, operation)
+
+
+def _cancel_batch(session: Session, parent: Operation) -> None:
+    """Cancel what is left of its children; it ends with the last of them."""
+    if parent.cancel_requested_at is None:
+        parent.cancel_requested_at = now()
+        session.flush()
+    ends = []
+    for child in operation_batches.active_children(session, parent):
+        if OperationStatus(child.status) in CLAIMED:
+            cancel(session, child)
+        else:
+            reason = Cancelled("its batch was cancelled before anybody worked on it")
+            ends.append(End(child, OperationStatus.CANCELLED, error=reason.as_dict()))
+    settle(session, ends)
+    if OperationStatus(parent.status) not in FINAL:
+        progress(session, parent)
 
 
 def ask(
@@ -93,6 +116,40 @@ def ask(
     if (desired := operation_targets.DESIRED.get(verb)) is not None:
         registry_graph.want(session, targets.services, desired)
     return made
+
+
+@dataclass(frozen=True)
+class Each:
+    """One target of a batch."""
+
+    type_: str
+    group_name: str | None
+    service_id: str | None = None
+
+
+def ask_each(
+    session: Session, type_: str, body: Mapping[str, Any], targets: Sequence[Each], *, at_once: int, initiated_by: str
+) -> Operation:
+    """Write a batch: a parent and one operation per target, of which `at_once` are let go on at a time.
+
+    What each works on is found when its turn comes; where that is held by another operation, it waits for that one.
+    """
+    shared: dict[str, Any] = {"status": OperationStatus.WAITING.value, "initiated_by": initiated_by}
+    parent = create(session, type_, parameters=dict(body) | {"together": False}, **shared)
+    asked = {name: value for name, value in body.items() if name not in ("groups", "chosen", "together")}
+    shared |= {"parent_id": parent.id, "waiting_for": operation_batches.turn_in(parent)}
+    for each in targets:
+        child = create(
+            session,
+            each.type_,
+            parameters=asked | {"at_once": at_once},
+            group_name=each.group_name,
+            service_id=each.service_id,
+            **shared,
+        )
+    session.flush()
+    settle(session, operation_queue.turns(session, child))
+    return parent
 
 
 def _queue(

@@ -17,7 +17,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from domain.errors import ClaimLost, OperationInProgress, OperationNotFound, Poison
 from domain.events import EventType, Severity
 from domain.states import CLAIMED, FINAL, OperationStatus, StepStatus
-from models import operation_queue
+from models import operation_batches, operation_queue
 from models.base import now, table_of
 from models.operation_events import tell
 from models.operation_queue import End
@@ -230,6 +230,12 @@ def finish(
     settle(session, [End(operation, status, result, error)])
 
 
+def freed(session: Session, operation: Operation) -> None:
+    """A worker has let go of an operation that has not ended: others have their turn."""
+    if operation.parent_id is not None:
+        settle(session, operation_queue.turns(session, operation))
+
+
 def mend(session: Session) -> None:
     """Let go on what waits for nothing any more and was not told; the watchdog's fall-back."""
     settle(session, operation_queue.mend(session))
@@ -269,7 +275,9 @@ def _end(session: Session, end: End) -> None:
 
 
 def progress(session: Session, operation: Operation, step: dict[str, Any] | None = None) -> None:
-    """Tell how far it has come."""
+    """Tell how far it has come, and its batch with it."""
+    if operation.parent_id is not None:
+        operation_batches.progress(session, operation)
     tell(session, operation, EventType.OPERATION_PROGRESS, step=step)
 
 

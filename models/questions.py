@@ -12,7 +12,7 @@ from domain.events import EventType, Severity
 from domain.states import OperationStatus
 from models import events
 from models.base import now
-from models.operations import Operation, hand_back, progress
+from models.operations import Operation, freed, hand_back, progress
 
 # What stands for an answer that nobody gave in time.
 TIMED_OUT = "timeout"
@@ -30,6 +30,7 @@ def ask(session: Session, operation: Operation, question: Mapping[str, Any]) -> 
     operation.question = dict(question)
     operation.current_step = None
     session.flush()
+    freed(session, operation)
     shown = {name: question[name] for name in ("text", "choices", "expires_at")}
     events.append(
         session,

@@ -232,7 +232,8 @@ class StandIn:
             ("/groups/<one>", "PATCH", self._keep),
             ("/groups/<one>/clone", "POST", self._clone),
             ("/groups/<one>/<verb>", "POST", lambda one, verb: self._begin(f"group.{verb}", group_name=one)),
-            ("/operations", "GET", lambda: {"items": list(self.operations.values())[::-1], "next_cursor": None}),
+            ("/operations", "GET", self._operations),
+            ("/operations", "POST", lambda: self._begin(f"batch.{request.get_json()['action']}")),
             ("/operations/<one>", "GET", self._operation),
             ("/operations/<one>/cancel", "POST", self._cancel),
             ("/operations/<one>/retry", "POST", lambda one: self._begin("group.start", retry_of=one)),
@@ -380,6 +381,11 @@ class StandIn:
     def _begin(self, type_: str, **fields: Any) -> Any:
         one = self.operation(type_, parameters=request.get_json(silent=True) or {}, **fields)
         return one, 202, {"Location": f"/api/v2/operations/{one['id']}"}
+
+    def _operations(self) -> Any:
+        parent = request.args.get("parent")
+        found = [one for one in self.operations.values() if parent is None or one.get("parent_id") == parent]
+        return {"items": found[::-1], "next_cursor": None}
 
     def _operation(self, one: str) -> Any:
         if one not in self.operations:

@@ -68,7 +68,7 @@ def shown_step(step: OperationStep) -> dict[str, Any]:
 
 # What is kept with an operation for whoever takes over: its locks, what was decided about conflicts, how its targets
 # are found anew, and what its services were wanted to be.
-_KEPT = ("targets", "decision", "narrowed", "chosen", "before")
+_KEPT = ("targets", "decision", "narrowed", "before", "at_once")
 
 
 def shown(operation: Operation) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from api.idempotency import answer, idempotent, unit_of_work
 from api.pages import PageArgs, decode_cursor, page, page_of
 from api.parts import parts
 from api.schemas import Choices, Empty, QueryWhole, Since, Strict, Text
-from api.v2 import answers
+from api.v2 import answers, batches
+from api.v2.batches import NewOperation
 from api.v2.operation_answer import OperationSchema, accepted, dump, shown
-from api.v2.retries import again, permission_of
+from api.v2.retries import again, permissions_of
 from domain.errors import ClosError, OperationFinal, OperationInProgress
 from domain.states import FINAL, OperationStatus
 from models import operation_requests as requests
@@ -37,6 +38,7 @@ class OperationArgs(PageArgs):
     type = Choices()
     service = Choices(longest=160)
     group = Choices(longest=50)
+    parent = Choices(longest=36)
     since = Since()
     after = Text(longest=36, smallest=1)
 
@@ -81,6 +83,7 @@ class Operations(MethodView):
             types=args.get("type"),
             service_ids=args.get("service"),
             group_names=args.get("group"),
+            parents=args.get("parent"),
             since=args.get("since"),
         )
         edge = args.get("after") if behind is None else behind[1]
@@ -89,6 +92,19 @@ class Operations(MethodView):
             found = [shown(row) for row in rows]
         direction = "up" if ascending else "down"
         return page(found, args["limit"], lambda operation: (direction, str(operation["id"])))
+
+    @requires("operations:read")
+    @idempotent
+    @blp.arguments(NewOperation)
+    @blp.response(202, OperationSchema)
+    def post(self, body: dict[str, Any]) -> Response:
+        """Start, stop or restart several groups and services
+
+        Needs `groups:<action>` where groups are meant, `services:<action>` where services are. One plan over all,
+        across groups; with `together: false` one operation per target under a parent, a few at a time.
+        """
+        with unit_of_work() as session:
+            return accepted(batches.ask(session, body))
 
 
 @blp.route("/<string:operation_id>")
@@ -160,7 +176,8 @@ def retry(_body: dict[str, Any], operation_id: str) -> Response:
     """
     with unit_of_work() as session:
         first = operations.get(session, operation_id)
-        principal().require(permission_of(first))
+        for permission in permissions_of(first):
+            principal().require(permission)
         if OperationStatus(first.status) not in FINAL:
             raise OperationInProgress(f"operation:{first.id}", first.id)
         return accepted(again(session, first))

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.auth import principal
+from api.v2 import batches
 from api.v2.asking import ask, conflicts_policy, own_ports
 from domain.errors import ValidationFailed
 from domain.permissions import KNOWN
@@ -12,6 +13,7 @@ from domain.strategies import Strategy
 from models import conflict_requests, operation_targets, operations, registry_conflicts
 from models import operation_requests as requests
 from models.operations import Operation
+from models.registry_selection import select_targets
 
 # What CLOS adds to the fields of the request, and what a person answered.
 _WORKED_OUT = frozenset(
@@ -23,6 +25,7 @@ _WORKED_OUT = frozenset(
         "narrowed",
         "chosen",
         "before",
+        "at_once",
         "answer",
         "answers",
         "answered_by",
@@ -38,11 +41,15 @@ _RIGHTS = {
 }
 
 
-def permission_of(operation: Operation) -> str:
-    """The right that asking for an operation of this kind needs."""
+def permissions_of(operation: Operation) -> list[str]:
+    """The rights that asking for an operation of this kind needs."""
     noun, _, verb = operation.type.partition(".")
-    permission = _RIGHTS.get(operation.type, f"{noun}s:{verb}")
-    return permission if permission in KNOWN else "*"
+    if noun == "batch":
+        asked = operation.parameters or {}
+        needed = batches.rights(verb, asked.get("groups"), asked.get("chosen"))
+    else:
+        needed = [_RIGHTS.get(operation.type, f"{noun}s:{verb}")]
+    return [permission if permission in KNOWN else "*" for permission in needed] or ["*"]
 
 
 def again(session: Session, first: Operation) -> Operation:
@@ -57,6 +64,8 @@ def again(session: Session, first: Operation) -> Operation:
     noun = first.type.partition(".")[0]
     if noun == "conflict":
         made = _conflict(session, first)
+    elif noun == "batch":
+        made = _batch(session, first)
     elif noun in ("group", "service") and (first.group_name is not None or first.service_id is not None):
         made = _services(session, first, noun)
     else:
@@ -78,6 +87,14 @@ def _services(session: Session, first: Operation, noun: str) -> Operation:
         group=group,
         service=first.service_id if group is None else None,
     )
+
+
+def _batch(session: Session, first: Operation) -> Operation:
+    """All of it: what is as wanted by now gives no steps."""
+    asked = first.parameters or {}
+    body = {name: value for name, value in asked.items() if name not in _WORKED_OUT}
+    wanted = {"groups": asked.get("groups"), "services": asked.get("chosen")}
+    return batches.begin(session, operation_targets.verb_of(first), body, select_targets(session, wanted))
 
 
 def _conflict(session: Session, first: Operation) -> Operation:

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from cli import targets
+from cli import several, targets
 from cli.client import Client, segment
 from cli.command import Command
 from cli.conflict_texts import resolved_by, say_plan
@@ -19,7 +19,15 @@ _DONE_WORD = {"start": "started", "stop": "stopped", "restart": "restarted"}
 
 def _common(command: Any) -> Any:
     for option in (
-        click.argument("target"),
+        click.argument("named", nargs=-1, metavar="TARGET..."),
+        click.option("--tag", multiple=True, help="Every service with this tag; may be repeated."),
+        click.option(
+            "--match", multiple=True, metavar="GLOB", help="Groups ('web*') or services ('web/*'); repeatable."
+        ),
+        click.option("--each", is_flag=True, help="One operation per target, a few at a time, not one plan over all."),
+        click.option(
+            "--after", multiple=True, metavar="ID", help="Not before this operation has completed; repeatable."
+        ),
         click.option("--no-wait", is_flag=True, help="Print the operation's id and return."),
         click.option("--wait-for", is_flag=True, help="Queue behind an operation that is already at work on it."),
         click.option("--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="How long it may take."),
@@ -42,61 +50,74 @@ _on_conflict = click.option(
 @_on_conflict
 @click.option("--no-deps", is_flag=True, help="Leave out what it depends on.")
 @pass_invocation
-def start(invocation: Invocation, target: str, no_deps: bool, on_conflict: str | None, **how: Any) -> int:
-    """Start a group or a service, and what it depends on first.
+def start(invocation: Invocation, named: tuple[str, ...], no_deps: bool, on_conflict: str | None, **how: Any) -> int:
+    """Start groups or services, and what they depend on first.
 
     TARGET is a group, or a service by its name, its id or group/service. Where somebody else has a port of it, a
     person at a terminal is asked what to do; in a script the group's policy decides, unless --on-conflict does.
     """
-    found = targets.find(invocation.client, target)
-    body = _body(invocation.client, found, how) | _policy(invocation, found, on_conflict, how)
-    if no_deps:
-        body["no_deps"] = True
+    more: dict[str, Any] = {"no_deps": True} if no_deps else {}
     if how["timeout"]:
-        body["timeout"] = how["timeout"]
-    return _run(invocation, found, "start", body, how)
+        more["timeout"] = how["timeout"]
+    return _do(invocation, "start", named, more, how, on_conflict)
 
 
 @click.command(cls=Command)
 @_common
 @click.option("--cascade", is_flag=True, help="Stop first what depends on it.")
 @pass_invocation
-def stop(invocation: Invocation, target: str, cascade: bool, **how: Any) -> int:
-    """Stop a group or a service.
+def stop(invocation: Invocation, named: tuple[str, ...], cascade: bool, **how: Any) -> int:
+    """Stop groups or services.
 
     TARGET is a group, or a service by its name, its id or group/service. --timeout is how long each service gets
     before it is killed.
     """
-    found = targets.find(invocation.client, target)
-    body = _body(invocation.client, found, how)
-    if cascade:
-        body["cascade"] = True
+    more: dict[str, Any] = {"cascade": True} if cascade else {}
     if how["timeout"]:
-        body["timeout"] = how.pop("timeout")
-    return _run(invocation, found, "stop", body, how)
+        more["timeout"] = how.pop("timeout")
+    return _do(invocation, "stop", named, more, how)
 
 
 @click.command(cls=Command)
 @_common
 @_on_conflict
 @pass_invocation
-def restart(invocation: Invocation, target: str, on_conflict: str | None, **how: Any) -> int:
-    """Restart a group or a service: stop all of it, then start all of it.
+def restart(invocation: Invocation, named: tuple[str, ...], on_conflict: str | None, **how: Any) -> int:
+    """Restart groups or services: stop all of it, then start all of it.
 
     TARGET is a group, or a service by its name, its id or group/service.
     """
-    found = targets.find(invocation.client, target)
-    body = _body(invocation.client, found, how) | _policy(invocation, found, on_conflict, how)
-    if how["timeout"]:
-        body["timeout"] = how["timeout"]
-    return _run(invocation, found, "restart", body, how)
+    more = {"timeout": how["timeout"]} if how["timeout"] else {}
+    return _do(invocation, "restart", named, more, how, on_conflict)
+
+
+def _do(
+    invocation: Invocation,
+    verb: str,
+    named: tuple[str, ...],
+    more: dict[str, Any],
+    how: dict[str, Any],
+    on_conflict: str | None = None,
+) -> int:
+    body = {name: True for name in ("wait_for", "dry_run") if how[name]} | more
+    if how["after"]:
+        body["dependencies"] = list(how["after"])
+    starts = verb != "stop"
+    if not several.is_one(named, how):
+        body |= several.asked(invocation.client, verb, named, how)
+        return _run(invocation, None, verb, body | _policy(invocation, None, on_conflict, how, starts), how)
+    found = targets.find(invocation.client, named[0])
+    body |= _only_these(invocation.client, found, how)
+    return _run(invocation, found, verb, body | _policy(invocation, found, on_conflict, how, starts), how)
 
 
 def _policy(
-    invocation: Invocation, found: targets.Target, on_conflict: str | None, how: dict[str, Any]
+    invocation: Invocation, found: targets.Target | None, on_conflict: str | None, how: dict[str, Any], starts: bool
 ) -> dict[str, Any]:
     """What is said about taken ports: a person who watches is asked, unless the group has a policy of its own."""
-    if on_conflict:
+    if not starts or (found is None and not on_conflict):
+        return {}
+    if on_conflict or found is None:
         return {"on_conflict": on_conflict}
     watched = invocation.answers and not how["no_wait"] and not how["dry_run"] and not invocation.printer.machine
     if not watched:
@@ -113,22 +134,24 @@ def _only(kind: str, found: targets.Target, option: str) -> None:
         raise click.UsageError(f"{option} is for a {kind}; {inert(found.name)} is a {found.kind}.")
 
 
-def _body(client: Client, found: targets.Target, how: dict[str, Any]) -> dict[str, Any]:
-    body: dict[str, Any] = {name: True for name in ("wait_for", "dry_run") if how[name]}
-    if how["services"]:
-        _only("group", found, "--services")
-        wanted = [name.strip() for name in how["services"].split(",") if name.strip()]
-        body["services"] = [targets.service(client, f"{found.name}/{_short(found, name)}")["name"] for name in wanted]
-    return body
+def _only_these(client: Client, found: targets.Target, how: dict[str, Any]) -> dict[str, Any]:
+    if not how["services"]:
+        return {}
+    _only("group", found, "--services")
+    wanted = [name.strip() for name in how["services"].split(",") if name.strip()]
+    named = [targets.service(client, f"{found.name}/{_short(found, name)}")["name"] for name in wanted]
+    return {"services": named}
 
 
 def _short(found: targets.Target, name: str) -> str:
     return name.removeprefix(f"{found.name}/").removeprefix(f"{found.name}-")
 
 
-def _run(invocation: Invocation, found: targets.Target, verb: str, body: dict[str, Any], how: dict[str, Any]) -> int:
+def _run(
+    invocation: Invocation, found: targets.Target | None, verb: str, body: dict[str, Any], how: dict[str, Any]
+) -> int:
     client, printer = invocation.client, invocation.printer
-    operation = client.post(f"{found.path}/{verb}", body)
+    operation = client.post("/operations" if found is None else f"{found.path}/{verb}", body)
     if how["no_wait"]:
         if printer.form in ("json", "yaml"):
             printer.document(operation)
@@ -144,6 +167,8 @@ def _run(invocation: Invocation, found: targets.Target, verb: str, body: dict[st
         return DONE
     code = conclude(invocation, ended)
     if code == DONE and not printer.machine:
+        if found is None:
+            return several.summary(invocation, ended, _DONE_WORD[verb])
         _summary(invocation, found, verb, ended, set(body.get("services", [])))
     return code
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from cli import several
 from cli.client import Client, segment
 from cli.command import Group
 from cli.errors import DONE, FAILED, NOT_FOUND, USAGE, ApiError, CliError
@@ -63,6 +64,7 @@ def _named(client: Client, wanted: str) -> dict[str, Any]:
 @click.option("--type", "kind", help="For example group.start.")
 @click.option("--service", help="A service's id.")
 @click.option("--group", help="A group's name.")
+@click.option("--parent", help="A batch's id: the operations of it.")
 @click.option("--since", help="A time, or 15m.")
 @click.option("-n", "--limit", type=click.IntRange(1, 200), default=20, show_default=True)
 @pass_invocation
@@ -83,6 +85,7 @@ def show(invocation: Invocation, operation_id: str) -> int:
     """Show one operation with its steps."""
     printer = invocation.printer
     one = _named(invocation.client, operation_id)
+    parts = several.children(invocation.client, one)
     if printer.machine:
         printer.document(one)
         return DONE
@@ -98,6 +101,9 @@ def show(invocation: Invocation, operation_id: str) -> int:
             ("created", local_time(one.get("created_at"))),
             ("took", seconds(one.get("start_time"), one.get("end_time"))),
             ("retry of", one.get("retry_of")),
+            ("part of", one.get("parent_id")),
+            ("after", ", ".join(map(str, one.get("dependencies") or [])) or None),
+            ("waits", several.said(one) or None),
             ("asks", question.get("text")),
             *(("", line) for line in lines_of(question)),
             ("answer", how_to(one["id"]) if question else None),
@@ -106,9 +112,10 @@ def show(invocation: Invocation, operation_id: str) -> int:
             ("hint", error.get("hint")),
         ]
     )
-    if one.get("steps"):
-        printer.data("")
-        printer.table(one["steps"], STEPS)
+    for rows, columns in ((one.get("steps") or [], STEPS), (parts, several.CHILDREN)):
+        if rows:
+            printer.data("")
+            printer.table(rows, columns)
     return DONE
 
 

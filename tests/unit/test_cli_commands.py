@@ -173,6 +173,31 @@ def test_the_options_of_a_start_become_its_body(clos, run):
     }
 
 
+def test_several_targets_tags_and_globs_are_one_request(clos, run):
+    code, _, err = run("start", "shop", "blog/web", "--tag", "edge", "--match", "x*", "--no-deps", "--after", "op-0000")
+    assert code == 0
+    body = next(body for method, path, body in clos.calls if (method, path) == ("POST", "/operations"))
+    assert body == {
+        "action": "start", "groups": ["shop"], "services": ["blog-web"], "tags": ["edge"], "match": ["x*"],
+        "no_deps": True, "dependencies": ["op-0000"],
+    }  # fmt: skip
+    assert "start batch" not in err
+
+
+def test_each_is_an_operation_per_target_and_show_lists_them(clos, run):
+    assert run("stop", "shop", "--each", "--timeout", "5", "--cascade")[0] == 0
+    body = next(body for method, path, body in clos.calls if (method, path) == ("POST", "/operations"))
+    assert body == {"action": "stop", "groups": ["shop"], "together": False, "timeout": 5.0, "cascade": True}
+    clos.operation("service.stop", service_id="shop-web", parent_id="op-0001")
+    shown = run("ops", "show", "op-0001")[1]
+    assert "shop-web" in shown
+
+
+@pytest.mark.parametrize("wrong", [("start",), ("stop", "shop", "blog/web", "--services", "web")])
+def test_no_target_and_services_of_several_are_wrong_usage(clos, run, wrong):
+    assert run(*wrong)[0] == 2
+
+
 def test_a_dry_run_shows_the_plan(clos, run):
     clos.targets = []
     plan = {"steps": [{"action": "start", "target": "shop-web", "depends_on": [], "cause": "wanted running"}]}

@@ -1,0 +1,145 @@
+"""A batch is a parent with one child per target. The parent is `waiting` on its children, with no worker; the children
+take turns: few of all batches' children are at work at once, so that a batch of hundreds leaves room for others.
+
+A child that waits for its turn has no rows in `operation_waits`.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, exists, func, select
+from sqlalchemy.orm import Session, lazyload
+
+from domain.errors import ClosError
+from domain.events import EventType
+from domain.states import FINAL, OperationStatus
+from models.base import table_of
+from models.operation_events import tell
+from models.operation_rows import Operation, OperationWait
+
+_children, _waits = table_of(Operation), table_of(OperationWait)
+_parents = _children.alias("parents")
+_UNDER_WAY = ("pending", "in_progress", "cancelling")
+_AT_WORK = (
+    select(func.count())
+    .select_from(_children)
+    .where(_children.c.parent_id.is_not(None), _children.c.status.in_(_UNDER_WAY))
+)
+# Whose turn is next: the oldest, and none of a batch that is to end.
+_NEXT = (
+    select(_children.c.id)
+    .join(_parents, _parents.c.id == _children.c.parent_id)
+    .where(
+        _children.c.status == OperationStatus.WAITING.value,
+        _children.c.question.is_(None),
+        _parents.c.cancel_requested_at.is_(None),
+        ~exists().where(_waits.c.operation_id == _children.c.id),
+    )
+    .order_by(_children.c.created_at, _children.c.id)
+    .limit(bindparam("most"))
+)
+_OF_PARENT = (
+    select(_children.c.id, _children.c.status, _children.c.progress)
+    .where(_children.c.parent_id == bindparam("parent"))
+    .order_by(_children.c.created_at, _children.c.id)
+)
+
+
+class BatchFailed(ClosError):
+    """Not every operation of a batch completed."""
+
+    code = "batch_failed"
+
+
+def at_once(max_concurrent_operations: int) -> int:
+    """How many children of batches are let go on at once: half of what a host works on."""
+    return max(1, max_concurrent_operations // 2)
+
+
+def is_parent(operation: Operation) -> bool:
+    """Whether it has one child per target, rather than one plan over all."""
+    return operation.type.startswith("batch.") and (operation.parameters or {}).get("together") is False
+
+
+def has_turn(session: Session, child: Operation) -> bool:
+    """Whether one more child may be at work."""
+    return free_turns(session, child) > 0
+
+
+def free_turns(session: Session, child: Operation) -> int:
+    """How many more children may be at work."""
+    most = int((child.parameters or {}).get("at_once") or 1)
+    return most - (session.scalar(_AT_WORK) or 0)
+
+
+def next_children(session: Session, most: int) -> list[str]:
+    """The ids of the children whose turn it is."""
+    return list(session.scalars(_NEXT, {"most": most})) if most > 0 else []
+
+
+def some_waiting(session: Session) -> Operation | None:
+    """Any child that waits for its turn."""
+    found = next_children(session, 1)
+    return session.get(Operation, found[0], options=[lazyload(Operation.steps)]) if found else None
+
+
+def turn_in(parent: Operation) -> list[dict[str, Any]]:
+    """Why a child of a batch is not at work."""
+    return [{"kind": "slot", "ref": parent.id, "text": f"waiting for its turn in batch {parent.id}"}]
+
+
+def active_children(session: Session, parent: Operation) -> Sequence[Operation]:
+    """A batch's children that have not ended, oldest first."""
+    active = select(Operation).where(
+        Operation.parent_id == parent.id, Operation.status.not_in([status.value for status in FINAL])
+    )
+    return session.scalars(active.order_by(Operation.created_at, Operation.id)).all()
+
+
+def parent_of(session: Session, child: Operation) -> Operation | None:
+    """The active parent of a child."""
+    parent = session.get(Operation, child.parent_id, options=[lazyload(Operation.steps)])
+    return parent if parent is not None and OperationStatus(parent.status) not in FINAL else None
+
+
+def progress(session: Session, child: Operation) -> dict[str, list[str]]:
+    """Bring the parent's progress up to its children's. The ids of its children by their status; empty without one."""
+    parent = parent_of(session, child)
+    if parent is None:
+        return {}
+    session.flush()
+    rows = session.execute(_OF_PARENT, {"parent": parent.id}).all()
+    by_status: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        by_status[row.status].append(row.id)
+    come = sum(100 if row.status in FINAL else row.progress for row in rows)
+    reached = max(parent.progress, min(99, come // max(1, len(rows))))
+    if reached != parent.progress:
+        parent.progress = reached
+        session.flush()
+        tell(session, parent, EventType.OPERATION_PROGRESS)
+    return dict(by_status)
+
+
+def end_of(
+    session: Session, child: Operation
+) -> tuple[Operation, OperationStatus, dict[str, Any], dict[str, Any] | None] | None:
+    """How the parent of a child that has ended is to end: parent, status, result, error. None while others go on."""
+    by_status = progress(session, child)
+    parent = parent_of(session, child)
+    if parent is None or not by_status or not by_status.keys() <= {status.value for status in FINAL}:
+        return None
+    result = {"operations": by_status}
+    failed = len(by_status.get("failed", ())) + len(by_status.get("cancelled", ()))
+    if parent.cancel_requested_at is not None:
+        return parent, OperationStatus.CANCELLED, result, None
+    if not failed:
+        return parent, OperationStatus.COMPLETED, result, None
+    whole = sum(map(len, by_status.values()))
+    error = BatchFailed(
+        f"{failed} of {whole} operations did not complete",
+        hint=f"clos ops show {parent.id} lists them",
+        operations=[*by_status.get("failed", ()), *by_status.get("cancelled", ())],
+    )
+    return parent, OperationStatus.FAILED, result, error.as_dict()
