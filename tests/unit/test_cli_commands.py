@@ -174,6 +174,7 @@ def test_the_options_of_a_start_become_its_body(clos, run):
 
 
 def test_several_targets_tags_and_globs_are_one_request(clos, run):
+    clos.services["blog-web"] = service("blog", "web", 9400)
     code, _, err = run("start", "shop", "blog/web", "--tag", "edge", "--match", "x*", "--no-deps", "--after", "op-0000")
     assert code == 0
     body = next(body for method, path, body in clos.calls if (method, path) == ("POST", "/operations"))
@@ -193,7 +194,7 @@ def test_each_is_an_operation_per_target_and_show_lists_them(clos, run):
     assert "shop-web" in shown
 
 
-@pytest.mark.parametrize("wrong", [("start",), ("stop", "shop", "blog/web", "--services", "web")])
+@pytest.mark.parametrize("wrong", [("start",), ("stop", "shop", "shop/web", "--services", "web")])
 def test_no_target_and_services_of_several_are_wrong_usage(clos, run, wrong):
     assert run(*wrong)[0] == 2
 
