@@ -9,6 +9,7 @@ from domain.states import OperationStatus
 from models import operations
 from models.base import now
 from tests.unit.api_kit import Kit, kit, process
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_targets_are_named_tagged_or_matched(api: Kit, asked: Any, groups: Any, 
     made = _ask(api, **asked)
     assert (made["type"], made["status"], made["group_name"]) == ("batch.start", "pending", None)
     assert (made["parameters"]["groups"], made["parameters"]["chosen"]) == (groups, services)
-    assert [each.args for each in api.sent("operations")] == [(made["id"],)]
+    wait_until(lambda: [each.args for each in api.sent("operations")] == [(made["id"],)], 5, "the message")
     for service_id in made["parameters"]["services"]:
         assert api.get(f"/services/{service_id}")["desired"] == "running"
 
@@ -109,7 +110,9 @@ def test_one_operation_each_has_a_parent_that_waits_for_them(api: Kit) -> None:
         ("service.start", "web-tools-one", "pending"),
     }  # fmt: skip
     assert {each["parent_id"] for each in children} == {parent["id"]}
-    assert {each.args[0] for each in api.sent("operations")} == {each["id"] for each in children}
+    sent: set[str] = set()
+    wait_until(lambda: sent.update(each.args[0] for each in api.sent("operations")) or len(sent) == 3, 5, "messages")
+    assert sent == {each["id"] for each in children}
     for each in children:
         api.finish(each["id"], OperationStatus.FAILED if each["group_name"] == "db" else OperationStatus.COMPLETED)
     ended = api.get(f"/operations/{parent['id']}")

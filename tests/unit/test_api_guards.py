@@ -133,7 +133,7 @@ def test_a_path_that_is_no_text_names_nothing(api: Kit, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("DELETE", "/operations", {"GET", "HEAD"}), ("PUT", "/services/x", {"GET", "HEAD", "PATCH", "DELETE"}),
+    [("DELETE", "/operations", {"GET", "HEAD", "POST"}), ("PUT", "/services/x", {"GET", "HEAD", "PATCH", "DELETE"}),
      ("GET", "/auth/login", {"POST"}), ("TRACE", "/groups", {"GET", "HEAD", "POST"}), ("BREW", "/groups", None)],
 )  # fmt: skip
 def test_a_wrong_method_is_told_the_right_ones(api: Kit, method: str, path: str, allowed: set[str] | None) -> None:
