@@ -9,6 +9,7 @@ import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 
 from bus.schedule import Periodic
+from domain.states import LOOKS
 
 RUN_OPERATION = "run_operation"
 RUN_PORT_OPERATION = "run_port_operation"
@@ -16,9 +17,6 @@ TICK = "tick"
 PORT_TICK = "port_tick"
 READ_LOGS = "read_logs"
 FOLLOW_LOGS = "follow_logs"
-
-# Looks only: what changes services belongs to `operations`, also where a conflict is the reason.
-_PORT_WORK = ("port.", "conflict.scan")
 
 
 class Sender:
@@ -34,7 +32,7 @@ class Sender:
 
     def operation(self, operation_id: str, type_: str) -> None:
         """There is an operation to be worked on."""
-        if type_.startswith(_PORT_WORK):
+        if type_.startswith(LOOKS):
             self._send("ports", RUN_PORT_OPERATION, operation_id)
         else:
             self._send("operations", RUN_OPERATION, operation_id)

@@ -98,6 +98,9 @@ STEP_TRANSITIONS: dict[StepStatus, frozenset[StepStatus]] = {
     _S.UNDONE: frozenset(),
 }
 
+# Types of operations that only look: they change no service, so they have a queue of their own and take no slot.
+LOOKS = ("port.", "conflict.scan")
+
 State = TypeVar("State", OperationStatus, StepStatus)
 
 

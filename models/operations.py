@@ -17,7 +17,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from domain.errors import ClaimLost, OperationInProgress, OperationNotFound, Poison
 from domain.events import EventType, Severity
 from domain.states import CLAIMED, FINAL, OperationStatus, StepStatus
-from models import operation_batches, operation_queue
+from models import operation_batches, operation_queue, operation_slots, operation_waiting
 from models.base import now, table_of
 from models.operation_events import tell
 from models.operation_queue import End
@@ -109,8 +109,13 @@ def _written(session: Session, row: dict[str, Any]) -> Operation:
     return operation
 
 
-def claim(session: Session, operation_id: str, worker: dict[str, Any], at: datetime) -> Operation | None:
-    """Take an operation that nobody works on. None if somebody does, if it has ended, or is not yet due.
+def claim(
+    session: Session, operation_id: str, worker: dict[str, Any], at: datetime, slots: int | None = None
+) -> Operation | None:
+    """Take an operation that nobody works on. None if somebody does, if it has ended, or is not yet due; or if the
+    worker's host works on `slots` operations already.
+
+    What a person asked for comes first: it may be taken in the place of this one, which is sent again then.
 
     The third worker that falls silent over an operation is the last: then it ends `failed`, `poison`, and None is
     returned as well.
@@ -121,6 +126,19 @@ def claim(session: Session, operation_id: str, worker: dict[str, Any], at: datet
     if operation.attempt >= MAX_CLAIMS:
         finish(session, operation, OperationStatus.FAILED, error=_poison(operation).as_dict())
         return None
+    if slots is not None and operation_slots.takes_one(operation):
+        host = str(worker.get("host"))
+        if not operation_slots.is_free(session, host, slots, at - timedelta(seconds=SILENT_AFTER_S)):
+            operation_slots.go_without(session, operation, host, slots)
+            return None
+        if (first := operation_slots.before(session, operation, at)) is not None:
+            operation = session.get_one(Operation, first, with_for_update=True, populate_existing=True)
+    return _take(session, operation, worker, at)
+
+
+def _take(session: Session, operation: Operation, worker: dict[str, Any], at: datetime) -> Operation | None:
+    if operation.waiting_for:
+        operation_waiting.say(session, operation, [])
     cancelling = operation.cancel_requested_at is not None and operation.attempt
     values = {
         "status": (OperationStatus.CANCELLING if cancelling else OperationStatus.IN_PROGRESS).value,
@@ -132,7 +150,7 @@ def claim(session: Session, operation_id: str, worker: dict[str, Any], at: datet
         "waiting_for": None,
     }
     taken = session.execute(
-        _CLAIM, values | {"of_id": operation_id, "of_fence": operation.fence, "of_status": operation.status}
+        _CLAIM, values | {"of_id": operation.id, "of_fence": operation.fence, "of_status": operation.status}
     )
     if taken.rowcount != 1:  # type: ignore[attr-defined]
         return None
@@ -231,7 +249,8 @@ def finish(
 
 
 def freed(session: Session, operation: Operation) -> None:
-    """A worker has let go of an operation that has not ended: others have their turn."""
+    """A worker has let go of an operation that has not ended: others have its slot and its turn."""
+    operation_slots.freed(session)
     if operation.parent_id is not None:
         settle(session, operation_queue.turns(session, operation))
 
@@ -257,6 +276,7 @@ def _end(session: Session, end: End) -> None:
         if StepStatus(step.status) in (StepStatus.PENDING, StepStatus.RUNNING):
             step.status = StepStatus.SKIPPED.value
             step.ended_at = now()
+    held_slot = OperationStatus(operation.status) in CLAIMED and operation_slots.takes_one(operation)
     operation_queue.leave(session, operation, end.status)
     operation.status = end.status.value
     operation.end_time = now()
@@ -268,6 +288,8 @@ def _end(session: Session, end: End) -> None:
         operation.progress = 100
     session.flush()
     session.execute(delete(OperationLock).where(OperationLock.operation_id == operation.id))
+    if held_slot:
+        operation_slots.freed(session)
     severity = Severity.ERROR if end.status is OperationStatus.FAILED else Severity.INFO
     tell(session, operation, EventType.OPERATION_COMPLETED, severity)
     if operation.type.startswith("group."):

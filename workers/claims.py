@@ -56,8 +56,12 @@ class Claim:
 class Claims:
     """Takes claims and keeps them alive with one thread."""
 
-    def __init__(self, record: Record, worker: dict[str, Any], stopping: threading.Event) -> None:
+    def __init__(
+        self, record: Record, worker: dict[str, Any], stopping: threading.Event, slots: int | None = None
+    ) -> None:
         self._record = record
+        # How many operations this host works on at once, all its workers together; None: any number.
+        self._slots = slots
         self._worker = worker
         self._stopping = stopping
         self._held: dict[str, Claim] = {}
@@ -70,18 +74,18 @@ class Claims:
         self._thread.start()
 
     def take(self, operation_id: str) -> tuple[Operation, Claim] | None:
-        """Claim an operation, or None if it is not to be had."""
+        """Claim an operation, or one that comes before it. None if it is not to be had."""
         if self._stopping.is_set():
             return None
         with self._record.write() as session:
-            operation = operations.claim(session, operation_id, self._worker, now())
+            operation = operations.claim(session, operation_id, self._worker, now(), self._slots)
         if operation is None:
             return None
-        claim = Claim(operation_id, operation.fence, self._stopping)
+        claim = Claim(operation.id, operation.fence, self._stopping)
         if operation.cancel_requested_at is not None:
             claim.cancelled.set()
         with self._guard:
-            self._held[operation_id] = claim
+            self._held[operation.id] = claim
         return operation, claim
 
     def verify(self, claim: Claim) -> None:

@@ -84,7 +84,7 @@ def make_context(
         replies=Replies(configured.redis_url()),
         runtimes=runtimes,
         observer=Observer(runtimes),
-        claims=Claims(record, worker, stopping),
+        claims=Claims(record, worker, stopping, configured.performance.max_concurrent_operations),
         limits=Limits(parallel_steps=configured.performance.max_parallel_steps),
         stopping=stopping,
         own_ports=frozenset({configured.api.port, configured.websocket.port}),

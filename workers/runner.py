@@ -90,6 +90,7 @@ def run(context: Context, operation_id: str, work: Work | None = None) -> None:
         return
     context.feed.wake()
     operation, claim = taken
+    operation_id = operation.id  # of who comes first
     journal = Journal(context.record, context.feed, claim)
     log.info("operation.claimed", operation_id=operation_id, type=operation.type, attempt=operation.attempt)
     try:

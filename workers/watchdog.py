@@ -42,7 +42,7 @@ def send_overdue(context: Context, queue_is_empty: bool) -> list[str]:
 def _is_overdue(operation: Operation, at: datetime, queue_is_empty: bool) -> bool:
     sent_at = operation.sent_at or operation.created_at
     silent = OperationStatus(operation.status) in CLAIMED
-    if queue_is_empty or silent:
+    if (queue_is_empty and not operation.waiting_for) or silent:  # without a slot it is sent when one is free
         wait_s = _EMPTY_QUEUE_WAIT_S
     else:
         wait_s = min(_FIRST_WAIT_S * 2 ** min(operation.sends, 10), _LONGEST_WAIT_S)

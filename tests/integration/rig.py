@@ -101,6 +101,7 @@ class Rig:
         self.broker = make_broker(self.redis.url)
         self.sender = Sender(self.broker)
         self.outbox = Outbox(self.sender)
+        self.record.deliver = self.outbox.operation
         self.feed = Feed(self.redis.url)
         self.processes: list[subprocess.Popen[bytes]] = []
         # A command that runs CLOS's processes from now on: `unshare …`.
