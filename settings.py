@@ -20,18 +20,15 @@ from bus.home import expand, home_folder, instance_id, load_or_create_secret, pr
 from domain.configuration import (
     CAUSES,
     DEFAULT_PORT_RANGES,
-    PORT,
     VERSION,
     Database,
-    Kind,
-    OneOf,
     PortRange,
     ServiceGroup,
     Settings,
     SettingsError,
-    Whole,
     ranges_v1_lacks,
 )
+from domain.configuration_keys import PORT, Kind, OneOf, Whole
 
 __all__ = ["VERSION", "Settings", "SettingsError", "home_folder", "load", "load_or_create_secret", "prepare_home"]
 

@@ -52,6 +52,7 @@ STATUS: dict[str, int] = {
     "body_too_large": 413,
     "wrong_content_type": 415,
     "validation_failed": 422,
+    "policy_denied": 422,
     "dependency_cycle": 422,
     "unknown_dependency": 422,
     "unreachable_reference": 422,

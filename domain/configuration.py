@@ -3,12 +3,13 @@
 Each attribute stands for one key of `config.yaml`. Durations are in seconds.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from domain.configuration_keys import DURATION, PORT, SWITCH, TEXT, TEXTS, OneOf, Whole, key
+from domain.security_configuration import Security
 
 VERSION = "2.0.0"
 
@@ -21,52 +22,21 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class Kind(StrEnum):
-    """What a key accepts, where no limits need saying."""
-
-    TEXT = "text"
-    TEXTS = "texts"
-    SWITCH = "switch"
-    DURATION = "duration"
-
-
-class Whole(NamedTuple):
-    """An integer, both ends included."""
-
-    low: int
-    high: int
-
-
-class OneOf(NamedTuple):
-    """One of a few words."""
-
-    choices: tuple[str, ...]
-
-
-TEXT, TEXTS, SWITCH, DURATION = Kind.TEXT, Kind.TEXTS, Kind.SWITCH, Kind.DURATION
-PORT = Whole(1, 65535)
-
-
-def _key(default: Any, kind: Kind | Whole | OneOf, name: str = "") -> Any:
-    """A key: its default, what it accepts, and its name where the attribute's differs."""
-    return dataclasses.field(default=default, metadata={"kind": kind, "name": name})
-
-
 @dataclass(frozen=True, slots=True)
 class Database:
     """`path` is None unless it is SQLite."""
 
-    url: str = _key("", TEXT)
-    path: Path | None = _key(None, TEXT)  # noqa: RUF009 - dataclasses.field
-    timeout_s: float = _key(10.0, DURATION, "timeout")
-    pool: int = _key(5, Whole(1, 100))
+    url: str = key("", TEXT)
+    path: Path | None = key(None, TEXT)  # noqa: RUF009 - dataclasses.field
+    timeout_s: float = key(10.0, DURATION, "timeout")
+    pool: int = key(5, Whole(1, 100))
 
 
 @dataclass(frozen=True, slots=True)
 class Redis:
     """`url` is None when CLOS runs its own server; `Settings.redis_url` answers for both."""
 
-    url: str | None = _key(None, TEXT)
+    url: str | None = key(None, TEXT)
 
     @property
     def embedded(self) -> bool:
@@ -75,56 +45,43 @@ class Redis:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    host: str = _key("127.0.0.1", TEXT)
-    port: int = _key(8081, PORT)
-    read_timeout_s: float = _key(30.0, DURATION, "read_timeout")
-    write_timeout_s: float = _key(30.0, DURATION, "write_timeout")
-    cors: tuple[str, ...] = _key((), TEXTS)
-    public_url: str = _key("", TEXT)
+    host: str = key("127.0.0.1", TEXT)
+    port: int = key(8081, PORT)
+    read_timeout_s: float = key(30.0, DURATION, "read_timeout")
+    write_timeout_s: float = key(30.0, DURATION, "write_timeout")
+    cors: tuple[str, ...] = key((), TEXTS)
+    public_url: str = key("", TEXT)
 
 
 @dataclass(frozen=True, slots=True)
 class WebSocket:
-    host: str = _key("127.0.0.1", TEXT)
-    port: int = _key(8082, PORT)
-    max_clients: int = _key(1000, Whole(1, 20_000))
-    public_url: str = _key("", TEXT)
+    host: str = key("127.0.0.1", TEXT)
+    port: int = key(8082, PORT)
+    max_clients: int = key(1000, Whole(1, 20_000))
+    public_url: str = key("", TEXT)
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    processes: int = _key(1, Whole(1, 64))
-    threads: int = _key(8, Whole(1, 256))
-
-
-@dataclass(frozen=True, slots=True)
-class Security:
-    """`rate_limit` and `login_rate_limit` are requests per minute and principal; 0 is none."""
-
-    access_ttl_s: float = _key(900.0, DURATION, "jwt.access_ttl")
-    refresh_ttl_s: float = _key(7 * 86400.0, DURATION, "jwt.refresh_ttl")
-    rate_limit: int = _key(60_000, Whole(0, 10_000_000), "rate_limit.requests_per_minute")
-    login_rate_limit: int = _key(10, Whole(0, 10_000), "rate_limit.logins_per_minute")
-    tls_cert: str | None = _key(None, TEXT, "tls.cert")
-    tls_key: str | None = _key(None, TEXT, "tls.key")
-    audit_log: bool = _key(True, SWITCH)
+    processes: int = key(1, Whole(1, 64))
+    threads: int = key(8, Whole(1, 256))
 
 
 @dataclass(frozen=True, slots=True)
 class Performance:
-    cache: bool = _key(True, SWITCH)
-    max_concurrent_operations: int = _key(10, Whole(1, 256))
-    max_parallel_steps: int = _key(8, Whole(1, 256))
+    cache: bool = key(True, SWITCH)
+    max_concurrent_operations: int = key(10, Whole(1, 256))
+    max_parallel_steps: int = key(8, Whole(1, 256))
 
 
 @dataclass(frozen=True, slots=True)
 class Monitoring:
-    state_interval_s: float = _key(5.0, DURATION, "intervals.state")
-    health_interval_s: float = _key(5.0, DURATION, "intervals.health")
-    metrics_interval_s: float = _key(10.0, DURATION, "intervals.metrics")
-    events_retention_s: float = _key(30 * 86400.0, DURATION, "retention.events")
-    operations_retention_s: float = _key(30 * 86400.0, DURATION, "retention.operations")
-    metrics_retention_s: float = _key(30 * 86400.0, DURATION, "retention.metrics")
+    state_interval_s: float = key(5.0, DURATION, "intervals.state")
+    health_interval_s: float = key(5.0, DURATION, "intervals.health")
+    metrics_interval_s: float = key(10.0, DURATION, "intervals.metrics")
+    events_retention_s: float = key(30 * 86400.0, DURATION, "retention.events")
+    operations_retention_s: float = key(30 * 86400.0, DURATION, "retention.operations")
+    metrics_retention_s: float = key(30 * 86400.0, DURATION, "retention.metrics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +91,12 @@ class Conflicts:
     `dependents`: whether a moved service's running dependents are restarted, or only reported (`drift`).
     """
 
-    auto_resolve: bool = _key(False, SWITCH)
-    max_risk: str = _key("low", OneOf(("low", "medium", "high")))
-    on_start: str = _key("fail", OneOf(("fail", "migrate", "ask")))
-    dependents: str = _key("restart", OneOf(("restart", "report")))
-    ask_timeout_s: float = _key(900.0, DURATION, "ask_timeout")
-    on_timeout: str = _key("fail", OneOf(("fail", "migrate")))
+    auto_resolve: bool = key(False, SWITCH)
+    max_risk: str = key("low", OneOf(("low", "medium", "high")))
+    on_start: str = key("fail", OneOf(("fail", "migrate", "ask")))
+    dependents: str = key("restart", OneOf(("restart", "report")))
+    ask_timeout_s: float = key(900.0, DURATION, "ask_timeout")
+    on_timeout: str = key("fail", OneOf(("fail", "migrate")))
 
 
 CAUSES = ("person", "engine", "host", "crash")
@@ -151,35 +108,35 @@ class Reconcile:
     """What is done about a service that is wanted and does not run, by what took it down; a group's own policy comes
     before it. After so many deaths in a row a service is given up until somebody starts it."""
 
-    person: str = _key("report", OneOf(RECONCILE_MODES))
-    engine: str = _key("repair", OneOf(RECONCILE_MODES))
-    host: str = _key("repair", OneOf(RECONCILE_MODES))
-    crash: str = _key("repair", OneOf(RECONCILE_MODES))
-    crash_loop_limit: int = _key(10, Whole(1, 1000))
+    person: str = key("report", OneOf(RECONCILE_MODES))
+    engine: str = key("repair", OneOf(RECONCILE_MODES))
+    host: str = key("repair", OneOf(RECONCILE_MODES))
+    crash: str = key("repair", OneOf(RECONCILE_MODES))
+    crash_loop_limit: int = key(10, Whole(1, 1000))
 
 
 @dataclass(frozen=True, slots=True)
 class Docker:
-    host: str = _key("unix:///var/run/docker.sock", TEXT)
-    timeout_s: float = _key(15.0, DURATION, "timeout")
-    network_name: str = _key("clos-network", TEXT)
-    compose_version: str = _key("3.8", TEXT)
-    templates_dir: str = _key("templates", TEXT)
-    compose_files_dir: str = _key("compose", TEXT)
+    host: str = key("unix:///var/run/docker.sock", TEXT)
+    timeout_s: float = key(15.0, DURATION, "timeout")
+    network_name: str = key("clos-network", TEXT)
+    compose_version: str = key("3.8", TEXT)
+    templates_dir: str = key("templates", TEXT)
+    compose_files_dir: str = key("compose", TEXT)
 
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    enabled: bool = _key(True, SWITCH)
-    host: str = _key("localhost", TEXT)
-    port: int = _key(3500, PORT)
+    enabled: bool = key(True, SWITCH)
+    host: str = key("localhost", TEXT)
+    port: int = key(3500, PORT)
 
 
 @dataclass(frozen=True, slots=True)
 class Logging:
-    level: str = _key("info", OneOf(("debug", "info", "warn", "warning", "error")))
-    format: str = _key("text", OneOf(("text", "json")))
-    file: str | None = _key(None, TEXT)
+    level: str = key("info", OneOf(("debug", "info", "warn", "warning", "error")))
+    format: str = key("text", OneOf(("text", "json")))
+    file: str | None = key(None, TEXT)
 
 
 class PortRange(NamedTuple):
@@ -231,7 +188,7 @@ class Settings:
     api: Api = Api()
     websocket: WebSocket = WebSocket()
     workers: Workers = Workers()
-    security: Security = Security()
+    security: Security = Security()  # noqa: RUF009 - frozen
     performance: Performance = Performance()
     monitoring: Monitoring = Monitoring()
     conflicts: Conflicts = Conflicts()

@@ -102,6 +102,12 @@ def networks_named(container: Mapping[str, Any], networks: tuple[str, ...]) -> l
     return sorted(named, key=lambda name: (-named[name], name))
 
 
+def capability(name: str) -> str:
+    """A capability as the engine names it: `net_admin` is CAP_NET_ADMIN."""
+    name = name.upper()
+    return name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}"
+
+
 def file_variables(container: Mapping[str, Any]) -> set[str]:
     """The keys of the service's environment and secrets that are files in the container, not variables."""
     files = [*(container.get("secrets") or ()), *(container.get("configs") or ())]

@@ -14,7 +14,21 @@ _OPTIONS = map_of(_SCALAR)
 _MODE = either("an octal mode such as 0440", text("0?[0-7]{3,4}"), whole(0, 0o7777))
 _PORT = text(r"\d{1,5}(-\d{1,5})?(/(tcp|udp|sctp))?", "a port such as 80 or 53/udp")
 _CAPABILITY = text(r"[A-Za-z_]+", "a capability such as NET_ADMIN", 100)
-_THROTTLED = list_of(record(("path", "rate"), path=_PATH, rate=size))
+# Compose prints these two with capital letters, and takes them in small ones.
+_THROTTLED = list_of(
+    either(
+        "path and rate",
+        record(("path", "rate"), path=_PATH, rate=size),
+        record(("Path", "Rate"), Path=_PATH, Rate=size),
+    )
+)
+_WEIGHED = list_of(
+    either(
+        "path and weight",
+        record(("path", "weight"), path=_PATH, weight=whole(0, 1000)),
+        record(("Path", "Weight"), Path=_PATH, Weight=whole(0, 1000)),
+    )
+)
 _FILE = record(
     ("source",), source=_NAME, target=text(r"[^\x00]+", "a path"), uid=_SCALAR, gid=_SCALAR, mode=_MODE,
     file=_PATH, content=text(longest=500_000), environment=text(r"[A-Za-z_][A-Za-z0-9_.-]*", "a variable's name", 255),
@@ -49,7 +63,7 @@ _NAMESPACE = text(
 KEYS: dict[str, Shape] = {
     "annotations": _OPTIONS,
     "blkio_config": record(
-        weight=whole(0, 1000), weight_device=list_of(record(("path", "weight"), path=_PATH, weight=whole(0, 1000))),
+        weight=whole(0, 1000), weight_device=_WEIGHED,
         device_read_bps=_THROTTLED, device_read_iops=_THROTTLED, device_write_bps=_THROTTLED,
         device_write_iops=_THROTTLED,
     ),

@@ -13,6 +13,8 @@ from pathlib import Path
 import docker
 from docker.errors import APIError, ImageNotFound
 
+from domain.bind_policy import BindPolicy
+from domain.container_policy import ContainerPolicy
 from workers.runtimes.docker_engine import DockerEngine
 
 IMAGE = "clos-test:latest"
@@ -55,10 +57,17 @@ def test_image() -> str:
 test_image.__test__ = False  # type: ignore[attr-defined]
 
 
-def make_docker_runtime(timeout_s: float = 15) -> tuple[DockerEngine, str]:
+# What the tests' own containers may have: all but the host's root.
+ANYTHING = ContainerPolicy(
+    privileged=True, host_network=True, host_namespaces=True, devices=True, capabilities=frozenset({"ALL"}),
+    security_opt=True, sysctls=True, cgroup_parent=True, binds=BindPolicy(roots=("/tmp", "/srv", "/x")),
+)  # fmt: skip
+
+
+def make_docker_runtime(timeout_s: float = 15, policy: ContainerPolicy = ANYTHING) -> tuple[DockerEngine, str]:
     """A Docker runtime with an installation id of its own, and that id (for `remove_all`)."""
     instance_id = uuid.uuid4().hex
-    return DockerEngine(docker_url(), instance_id, timeout_s=timeout_s), instance_id
+    return DockerEngine(docker_url(), instance_id, timeout_s=timeout_s, policy=policy), instance_id
 
 
 def remove_all(instance_id: str) -> None:

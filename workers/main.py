@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -57,7 +58,11 @@ _INHERITED = ("PATH", "HOME", "USER", "SHELL", "LANG", "TMPDIR")
 def make_engine(configured: settings.Settings) -> DockerEngine:
     """The runtime `docker`. Nothing is connected to yet."""
     return DockerEngine(
-        configured.docker.host, configured.instance_id, timeout_s=configured.docker.timeout_s, max_pool=_ENGINE_POOL
+        configured.docker.host,
+        configured.instance_id,
+        timeout_s=configured.docker.timeout_s,
+        max_pool=_ENGINE_POOL,
+        policy=configured.security.container_policy(str(configured.home), str(Path.home()), configured.docker.host),
     )
 
 

@@ -27,6 +27,7 @@ from api.v2.group_schemas import (
     StopGroup,
 )
 from api.v2.operation_answer import OperationSchema, accepted
+from api.v2.policy import refuse_denied_group
 from api.v2.service_answers import as_json
 from api.v2.service_schemas import ForceArgs
 from domain.errors import ServiceRunning, ValidationFailed
@@ -67,6 +68,7 @@ class Groups(MethodView):
         _refuse_other_groups(body)
         with unit_of_work() as session:
             made = registry_groups.create_group(session, body, own_ports())
+            refuse_denied_group(session, made.name, body)
             headers = {"ETag": etag(made.spec_version), "Location": f"/api/v2/groups/{made.name}"}
             return answer(_shown(session, made), 201, headers)
 
@@ -105,6 +107,7 @@ class OneGroup(MethodView):
             if "ttl" in body or "expires_at" in body:
                 clone_ends.keep_until(group, end_of(body))
             registry_groups.change_group(session, group, body)
+            refuse_denied_group(session, name, body)
             return answer(_shown(session, group), 200, {"ETag": etag(group.spec_version)})
 
     @requires("groups:delete")

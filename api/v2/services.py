@@ -13,6 +13,7 @@ from api.pages import decode_cursor, page, page_of
 from api.parts import parts
 from api.v2.asking import ask, own_ports
 from api.v2.operation_answer import OperationSchema, accepted
+from api.v2.policy import refuse_denied, refuse_denied_change
 from api.v2.service_answers import as_json, health, point, shown
 from api.v2.service_schemas import (
     PERIODS_S,
@@ -74,6 +75,7 @@ class Services(MethodView):
         """
         with unit_of_work() as session:
             made = registry.create_service(session, body, own_ports())
+            refuse_denied(session, [made])
             headers = {"ETag": etag(made.spec_version), "Location": f"/api/v2/services/{made.id}"}
             return answer(shown(registry_views.one(session, made.id)), 201, headers)
 
@@ -103,6 +105,7 @@ class OneService(MethodView):
             service = registry.get(session, service_id)
             check_if_match(service.spec_version)
             registry.change_service(session, service, body, own_ports())
+            refuse_denied_change(session, service, body)
             view = registry_views.one(session, service_id)
             return answer(shown(view), 200, {"ETag": etag(view.row.spec_version)})
 

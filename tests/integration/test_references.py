@@ -129,7 +129,7 @@ def test_a_container_on_the_hosts_network_is_found_there_by_a_process_and_by_a_c
 ) -> None:
     shop, _ = names
     out = clos.home / "said"
-    clos.worker()
+    clos.worker(CLOS_SECURITY__CONTAINERS__HOST_NETWORK="true")
     number = free_port()
     hosted = page("hosted", "on-the-host") | {"network_mode": "host"}
     hosted["command"] = ["sh", "-c", "echo on-the-host >/www/index.html; exec serve ${port:hosted}"]

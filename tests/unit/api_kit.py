@@ -122,6 +122,7 @@ def configured(home: Path, **more: str) -> Settings:
         "CLOS_WS_PORT": str(WS_PORT),
         "CLOS_SECURITY__RATE_LIMIT__REQUESTS_PER_MINUTE": "0",
         "CLOS_SECURITY__RATE_LIMIT__LOGINS_PER_MINUTE": "0",
+        "CLOS_SECURITY__CONTAINERS__BIND_ROOTS": "/srv",
     }
     settings.prepare_home(home)
     return settings.load(environment | more)

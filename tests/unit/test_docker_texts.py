@@ -22,10 +22,11 @@ from domain.observation import Phase
 from domain.specs import PortRequest, ServiceSpec
 from domain.states import HealthStatus
 from workers.runtimes import docker_stats
-from workers.runtimes.docker_config import Marks, container_config, image_of, slug
+from workers.runtimes.docker_config import container_config, image_of
 from workers.runtimes.docker_errors import TakenPort, from_api, image_error, reason, taken_port, translated
 from workers.runtimes.docker_holders import holder_of
-from workers.runtimes.docker_networks import names_of
+from workers.runtimes.docker_names import Marks, slug
+from workers.runtimes.docker_network_names import names_of
 from workers.runtimes.docker_observation import (
     Observation,
     age_at_most_s,

@@ -13,8 +13,8 @@ from domain.observation import Binding
 from tests.unit.engine_stand_in import EngineStandIn
 from tests.waiting import wait_until
 from workers.runtimes.docker_bindings import Bindings, Bounded, Published
-from workers.runtimes.docker_config import Marks
 from workers.runtimes.docker_engine import DockerEngine
+from workers.runtimes.docker_names import Marks
 
 INSTANCE = "0123456789abcdef"
 MARKS = Marks(INSTANCE)

@@ -8,8 +8,10 @@ import pytest
 from domain import references
 from domain.reachability import Provider
 from domain.specs import CheckType, HealthCheck, PortRequest, RuntimeKind, ServiceSpec
-from workers.runtimes.docker_config import Marks, aliases, container_config
-from workers.runtimes.docker_networks import names_of, only_joined
+from workers.runtimes.docker_config import container_config
+from workers.runtimes.docker_endpoints import Joined, aliases
+from workers.runtimes.docker_names import Marks
+from workers.runtimes.docker_network_names import names_of, only_joined
 
 HTTP = PortRequest("http", "127.0.0.1", 9311, 80)
 ADMIN = PortRequest("admin", "127.0.0.1", 9312, 8081)
@@ -111,7 +113,7 @@ def test_a_container_goes_through_the_gateway_to_what_runs_on_the_host(runtime: 
     found = references.resolved(spec("${url:api}"), known(other))
     assert found.command == ("http://host.docker.internal:9311",)
     assert found.extra_hosts == ("host.docker.internal:host-gateway",)
-    config = container_config(replace(found, image="x"), Marks("i"), {"clos-shop": "id"})
+    config = container_config(replace(found, image="x"), Marks("i"), {"clos-shop": Joined("id", "default")})
     assert config["HostConfig"]["ExtraHosts"] == ["host.docker.internal:host-gateway"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from domain.errors import EngineUnreachable
 from domain.observation import Binding
-from workers.runtimes.docker_config import Marks
+from workers.runtimes.docker_names import Marks
 from workers.runtimes.docker_observation import Summary
 
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what the engine makes of no address

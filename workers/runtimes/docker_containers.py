@@ -12,11 +12,18 @@ from docker.errors import APIError
 from domain.errors import ClosError, NotOurs, ServiceRunning, StartFailed, TimedOut
 from domain.observation import Instance, Phase
 from domain.specs import ServiceSpec
+from workers.runtimes.docker_admission import Admission
+from workers.runtimes.docker_attachments import Attachments
 from workers.runtimes.docker_client import EngineClient
-from workers.runtimes.docker_config import Marks, aliases, container_config
+from workers.runtimes.docker_config import container_config
+from workers.runtimes.docker_endpoints import Joined, endpoint
 from workers.runtimes.docker_errors import reason, removal_in_progress, status, still_runs
-from workers.runtimes.docker_networks import Networks, names_of, only_joined
+from workers.runtimes.docker_names import Marks
+from workers.runtimes.docker_network_names import names_of
+from workers.runtimes.docker_networks import Networks
 from workers.runtimes.docker_observation import Observation, Summary, rank
+from workers.runtimes.docker_versions import refuse_unknown
+from workers.runtimes.docker_volumes import Volumes
 from workers.runtimes.fence import before_effect
 
 log = structlog.get_logger()
@@ -29,10 +36,15 @@ _JUST_MADE = timedelta(seconds=3)
 class Containers:
     """The containers of this installation. Raises docker-py's errors as they come, beside those of CLOS."""
 
-    def __init__(self, client: EngineClient, marks: Marks, networks: Networks) -> None:
+    def __init__(
+        self, client: EngineClient, marks: Marks, networks: Networks, volumes: Volumes, admission: Admission
+    ) -> None:
         self._client = client
         self._marks = marks
         self._networks = networks
+        self._volumes = volumes
+        self._admission = admission
+        self._attachments = Attachments(marks, self.find, self.inspect)
         self.observation = Observation(marks, self.inspect)
 
     @property
@@ -73,7 +85,7 @@ class Containers:
         while time.monotonic() < deadline:
             found = self.find(spec.id)
             instance = self.observation.instance(found, _JUST_MADE) if found else self._make(spec)
-            if instance and _fits(instance, spec):
+            if instance and _fits(instance, spec) and self._attachments.stand(instance, spec):
                 return instance
             if instance and instance.ref:
                 with suppress(ServiceRunning):  # started meanwhile: then it is adopted
@@ -104,6 +116,9 @@ class Containers:
     def _make(self, spec: ServiceSpec, name: str | None = None) -> Instance | None:
         """Make the container; None if another one of that name was there first, and has to be looked at."""
         name = name or self._marks.container_name(spec.id)
+        self._admission.refuse(spec)
+        refuse_unknown(spec, self._api.api_version)
+        self._volumes.have(spec, self._admission.real(spec))
         try:
             with self._networks.held(spec) as networks:
                 ref = self._make_in(networks, name, spec)
@@ -116,19 +131,23 @@ class Containers:
         log.info("container.created", service=spec.id, container=ref[:12])
         return self.observation.made(ref, spec.id, spec.hash())
 
-    def _make_in(self, networks: Mapping[str, str], name: str, spec: ServiceSpec) -> str:
-        config = container_config(spec, self._marks, networks)
+    def _make_in(self, networks: Mapping[str, Joined], name: str, spec: ServiceSpec) -> str:
+        attached = self._attachments.of(spec)
+        config = container_config(spec, self._marks, networks, attached, self._admission.real(spec))
         before_effect()
-        ref = str(self._api.create_container_from_config(config, name)["Id"])
+        ref = str(self._api.create_container_from_config(config, name, spec.container.get("platform"))["Id"])
         try:
-            nameless = only_joined(spec)
-            for name, further in list(networks.items())[1:]:
-                known_as = [] if name in nameless else aliases(spec)
-                self._api.connect_container_to_network(ref, further, aliases=known_as)
+            for further in list(networks.values())[1:]:
+                self._connect(ref, further.network_id, endpoint(spec, further, attached, first=False))
         except APIError:
             self.discard(ref)
             raise
         return ref
+
+    def _connect(self, ref: str, network_id: str, how: Mapping[str, Any]) -> None:
+        # docker-py's own call leaves out some of what an endpoint may be.
+        body = {"Container": ref, "EndpointConfig": how}
+        self._client.request("POST", f"/networks/{network_id}/connect", json=body)
 
     def _see_who_has(self, name: str, spec: ServiceSpec) -> None:
         time.sleep(_PAUSE_S)  # a removal gives the name back a moment after the container is gone

@@ -8,39 +8,35 @@ from typing import Any
 
 from docker.errors import APIError
 
-from domain.errors import ClosError, PortHeld, ServiceRunning, StartFailed
+from domain.container_policy import ContainerPolicy
+from domain.errors import ServiceRunning
 from domain.observation import Instance, Sighting
 from domain.specs import ServiceSpec
 from workers.runtimes import docker_marked_volumes
+from workers.runtimes.docker_admission import Admission
 from workers.runtimes.docker_bindings import Bindings, Bounded, Published
 from workers.runtimes.docker_client import EngineClient
-from workers.runtimes.docker_config import Marks, image_of
+from workers.runtimes.docker_config import image_of
 from workers.runtimes.docker_containers import Containers
 from workers.runtimes.docker_errors import (
-    container_vanished,
-    from_api,
-    network_vanished,
-    reason,
     removal_in_progress,
     status,
-    taken_port,
     translated,
 )
 from workers.runtimes.docker_events import Events
 from workers.runtimes.docker_foreign import ForeignContainers
-from workers.runtimes.docker_holders import holder_of
 from workers.runtimes.docker_images import Images, Limits
+from workers.runtimes.docker_names import Marks
 from workers.runtimes.docker_networks import Networks
 from workers.runtimes.docker_observation import rank
 from workers.runtimes.docker_reading import Reading
 from workers.runtimes.docker_replacing import Replacing
 from workers.runtimes.docker_sighting import EngineSighting
+from workers.runtimes.docker_starting import Starting
 from workers.runtimes.docker_stats import Sampler
+from workers.runtimes.docker_volumes import Volumes
 from workers.runtimes.fence import before_effect
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
-
-# How often a start begins again when others take the container or its network away.
-_ROUNDS = 4
 
 
 class DockerEngine:
@@ -56,13 +52,19 @@ class DockerEngine:
         max_pool: int = 20,
         label_prefix: str = "clos",
         image_limits: Limits | None = None,
+        policy: ContainerPolicy | None = None,
     ) -> None:
         self._marks = Marks(instance_id, label_prefix)
         self._client = EngineClient(base_url, timeout_s, max_pool)
         self._networks = Networks(self._client, self._marks)
-        self._containers = Containers(self._client, self._marks, self._networks)
+        self._admission = Admission(policy or ContainerPolicy())
+        self._volumes = Volumes(self._client, self._marks)
+        self._containers = Containers(self._client, self._marks, self._networks, self._volumes, self._admission)
+        self._starting = Starting(self._client, self._marks, self._containers, self._admission)
         self._images = Images(self._client, self._marks, image_limits or Limits())
-        self._replacing = Replacing(self._client, self._marks, self._containers, self._networks, self._start_error)
+        self._replacing = Replacing(
+            self._client, self._marks, self._containers, self._networks, self._starting.run, self._starting.error
+        )
         self._events = Events(self._client, self._marks)
         self._sighting = EngineSighting(self._client)
         self._bindings = Bindings(self._marks, self._containers.inspect)
@@ -126,6 +128,7 @@ class DockerEngine:
 
     def prepare(self, spec: ServiceSpec, progress: Progress) -> None:
         """Pull or build the image if it is not present."""
+        self._admission.refuse(spec)
         self._images.have(spec, progress)
 
     def prepared(self, spec: ServiceSpec) -> bool:
@@ -141,21 +144,7 @@ class DockerEngine:
         """Run the container, made first where it is missing. `keep`: beside one of another hash that is stopped."""
         made = self._containers.replaced if keep else self._containers.created
         with self._doing("start", spec):
-            for _ in range(_ROUNDS):
-                instance = made(spec)
-                if instance.alive or not instance.ref:
-                    return instance
-                before_effect()
-                try:
-                    self._api.start(instance.ref)
-                except APIError as error:
-                    vanished = network_vanished(error)
-                    runs = self._containers.undo(instance, spec, also_exited=vanished)
-                    if runs or vanished or container_vanished(error):
-                        continue
-                    raise self._start_error(error, spec) from error
-                return self._containers.look(instance.ref) or Instance(spec.id)
-            raise StartFailed(f"{spec.id}: its container keeps being removed by others", hint="try again")
+            return self._starting.start(spec, made)
 
     def replace(self, spec: ServiceSpec) -> Instance:
         """Make the container of a changed spec, beside the one that is there."""
@@ -249,11 +238,3 @@ class DockerEngine:
     def _doing(self, verb: str, spec: ServiceSpec) -> Any:
         image = image_of(spec) if spec.image or spec.build else None
         return translated(f"cannot {verb} {spec.id}", base_url=self._client.base_url, image=image)
-
-    def _start_error(self, error: APIError, spec: ServiceSpec) -> ClosError:
-        taken = taken_port(reason(error), spec.ports)
-        if taken is None:
-            return from_api(error, f"{spec.id} does not start", image=image_of(spec))
-        return PortHeld(
-            taken.port, taken.protocol, taken.host_ip, holder_of(taken, self._api.containers(), self._marks)
-        )

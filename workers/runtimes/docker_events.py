@@ -17,8 +17,8 @@ import requests
 
 from domain.observation import Instance, Phase
 from workers.runtimes.docker_client import EngineClient
-from workers.runtimes.docker_config import Marks
 from workers.runtimes.docker_errors import BROKEN, translated
+from workers.runtimes.docker_names import Marks
 from workers.runtimes.docker_streams import Frame, FrameReader
 
 _ACTIONS = ("kill", "die", "oom", "start", "destroy", "pause", "unpause")

@@ -6,8 +6,8 @@ from typing import Any
 from docker.errors import APIError
 
 from workers.runtimes.docker_client import EngineClient
-from workers.runtimes.docker_config import Marks
 from workers.runtimes.docker_errors import removal_in_progress, status, translated
+from workers.runtimes.docker_names import Marks
 from workers.runtimes.fence import before_effect
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from workers.runtimes.docker_config import Marks
 from workers.runtimes.docker_errors import TakenPort, reason
+from workers.runtimes.docker_names import Marks
 from workers.runtimes.docker_observation import Summary
 
 _EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # compared with, not bound

@@ -17,8 +17,9 @@ from docker.utils import parse_repository_tag
 from domain.errors import ClosError, ImageMissing, StartFailed, TimedOut
 from domain.specs import ServiceSpec
 from workers.runtimes.docker_client import EngineClient
-from workers.runtimes.docker_config import Marks, image_of
+from workers.runtimes.docker_config import image_of
 from workers.runtimes.docker_errors import BROKEN, image_error, reason, status, translated, unreachable
+from workers.runtimes.docker_names import Marks
 from workers.runtimes.protocol import Progress
 
 log = structlog.get_logger()

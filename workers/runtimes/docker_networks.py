@@ -10,7 +10,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -19,40 +18,28 @@ from docker.errors import APIError
 from domain.errors import StartFailed
 from domain.specs import ServiceSpec
 from workers.runtimes.docker_client import EngineClient
-from workers.runtimes.docker_config import Marks, slug
+from workers.runtimes.docker_endpoints import Joined
 from workers.runtimes.docker_errors import reason, status
+from workers.runtimes.docker_names import Marks, slug
+from workers.runtimes.docker_network_names import Wanted, only_joined, wanted
 
 log = structlog.get_logger()
 
 
-def names_of(spec: ServiceSpec) -> list[str]:
-    """The logical networks of a service: its group's first, then those that it names, then those of groups that it
-    refers to; none where it uses the host's, or has no network."""
-    if spec.network_mode in ("host", "none"):
-        return []
-    if spec.network_mode != "bridge":
-        raise StartFailed(
-            f"network_mode {spec.network_mode!r} of {spec.id} is not supported",
-            hint="use bridge, host or none, and `networks` to join further networks",
-        )
-    own = _of_group(spec.group, spec.network_name)
-    joined = (_of_group(*each) for each in spec.joins)
-    return list(dict.fromkeys([own, *(slug(name) for name in spec.networks), *joined]))
+def _described(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """What the engine is told of a new network beside its name and labels."""
+    found: dict[str, Any] = {"driver": definition.get("driver") or "bridge"}
+    if options := definition.get("driver_opts"):
+        found["options"] = {name: str(value) for name, value in options.items()}
+    found |= {name: True for name in ("internal", "attachable", "enable_ipv6") if definition.get(name)}
+    if ipam := {name: each for name, each in (definition.get("ipam") or {}).items() if each}:
+        pools = ({_POOL[name]: each for name, each in pool.items() if each} for pool in ipam.get("config") or ())
+        options = {name: str(value) for name, value in (ipam.get("options") or {}).items()}
+        found["ipam"] = {"Driver": ipam.get("driver") or "default", "Config": list(pools), "Options": options}
+    return found
 
 
-def only_joined(spec: ServiceSpec) -> set[str]:
-    """Those in which it only looks for others: it has no name there, since the group has names of its own."""
-    return set(names_of(spec)) - set(names_of(replace(spec, joins=())))
-
-
-def _of_group(group: str, network_name: str) -> str:
-    return slug(network_name) if network_name else f"clos-{slug(group)}"
-
-
-def _groups_of(spec: ServiceSpec) -> dict[str, str]:
-    """The groups whose own networks, of CLOS's naming, are meant, by the networks' names."""
-    own = ((spec.group, spec.network_name), *spec.joins)
-    return {_of_group(group, network_name): group for group, network_name in own if not network_name}
+_POOL = {"subnet": "Subnet", "gateway": "Gateway", "ip_range": "IPRange", "aux_addresses": "AuxiliaryAddresses"}
 
 
 class Networks:
@@ -66,20 +53,25 @@ class Networks:
         self._awaited: Counter[str] = Counter()
 
     @contextmanager
-    def held(self, spec: ServiceSpec) -> Iterator[dict[str, str]]:
-        """The ids of the service's networks by logical name, made where missing; they stay inside the block.
+    def held(self, spec: ServiceSpec) -> Iterator[dict[str, Joined]]:
+        """The service's networks by logical name, made where missing; they stay inside the block.
 
         Raises:
             docker.errors.APIError: the engine refused one.
+            StartFailed: one that others make is not there, or one that is used is defined otherwise by now.
         """
-        names = names_of(spec)
+        networks = wanted(spec)
+        nameless = only_joined(spec)
         with self._lock:
-            self._awaited.update(names)
+            self._awaited.update(networks.keys())
         try:
-            yield {name: self._ensure(name, spec) for name in names}
+            yield {
+                name: Joined(self._ensure(name, network), network.key, name not in nameless)
+                for name, network in networks.items()
+            }
         finally:
             with self._lock:
-                self._awaited.subtract(names)
+                self._awaited.subtract(networks.keys())
 
     def release(self, names: Iterable[str]) -> None:
         """Remove those of ours among `names` that no container of ours refers to, running or not."""
@@ -101,19 +93,40 @@ class Networks:
         found = self._client.api().networks(filters=self._marks.filters(network=name))
         return sorted(found, key=lambda network: (network.get("Created", ""), network["Id"]))
 
-    def _ensure(self, name: str, spec: ServiceSpec) -> str:
+    def _ensure(self, name: str, network: Wanted) -> str:
         with self._lock:
-            if ours := self._ours(name):
+            ours = self._ours(name)
+            if ours and self._is_as_defined(name, ours[0], network):
                 return str(ours[0]["Id"])
-            groups = _groups_of(spec)
             docker_name = name
             if foreign := self._named(name):
-                if name not in groups and not self._of_another(name, foreign):
+                if not network.owned and not self._of_another(name, foreign):
                     # The service names a network that somebody else made: joined, never removed.
                     return str(foreign["Id"])
                 docker_name = f"{name}-{slug(self._marks.instance_id[:8])}"
-            self._make(docker_name, name, groups.get(name, spec.group))
+            if network.external:
+                raise StartFailed(
+                    f"network {name} is external to group {network.group}, and there is none",
+                    hint=f"make it (`docker network create {name}`), or leave `external` out: then CLOS makes it",
+                    network=name,
+                )
+            self._make(docker_name, name, network)
             return self._keep_oldest(name)
+
+    def _is_as_defined(self, name: str, there: Mapping[str, Any], network: Wanted) -> bool:
+        """Whether the network that is there can be joined. One that nobody uses is removed if it is not as defined."""
+        if network.key is None or (there.get("Labels") or {}).get(self._marks.label("like"), "") == (
+            network.fingerprint()
+        ):
+            return True
+        if name in self._used() or self._awaited[name] > 1:
+            raise StartFailed(
+                f"network {name} of group {network.group} is in use, and is defined otherwise by now",
+                hint=f"stop and remove what uses it, then start again: clos stop {network.group}",
+                network=name,
+            )
+        self._remove(there["Id"])
+        return False
 
     def _of_another(self, name: str, network: Mapping[str, Any]) -> bool:
         """Whether another CLOS made it for a group of its own: those services are none of ours."""
@@ -126,21 +139,25 @@ class Networks:
         found = self._client.api().networks(names=[name])
         return next((each for each in found if each.get("Name") == name), None)
 
-    def _make(self, docker_name: str, name: str, group: str) -> None:
-        labels = {
+    def _make(self, docker_name: str, name: str, network: Wanted) -> None:
+        labels = {key: str(value) for key, value in (network.definition.get("labels") or {}).items()} | {
             self._marks.label("instance"): self._marks.instance_id,
-            self._marks.label("group"): group,
+            self._marks.label("group"): network.group,
             self._marks.label("network"): name,
         }
+        if fingerprint := network.fingerprint():
+            labels[self._marks.label("like")] = fingerprint
         try:
-            self._client.api().create_network(docker_name, driver="bridge", check_duplicate=True, labels=labels)
+            self._client.api().create_network(
+                docker_name, check_duplicate=True, labels=labels, **_described(network.definition)
+            )
         except APIError as error:
             # Another process of ours was quicker: its network is found by label.
             if status(error) != 409 or "already exists" not in reason(error):
                 raise
             if not self._ours(name):
                 raise
-        log.info("network.created", network=docker_name, group=group)
+        log.info("network.created", network=docker_name, group=network.group)
 
     def _keep_oldest(self, name: str) -> str:
         found = self._ours(name)

@@ -9,8 +9,8 @@ from typing import Any
 
 from domain.observation import Instance, Phase
 from domain.states import HealthStatus
-from workers.runtimes.docker_config import Marks
 from workers.runtimes.docker_errors import reason
+from workers.runtimes.docker_names import Marks
 
 Summary = Mapping[str, Any]
 

@@ -16,9 +16,9 @@ from domain.errors import ClosError, StartFailed
 from domain.observation import Instance
 from domain.specs import PortRequest, ServiceSpec
 from workers.runtimes.docker_client import EngineClient
-from workers.runtimes.docker_config import Marks
 from workers.runtimes.docker_containers import Containers
 from workers.runtimes.docker_errors import reason, removal_in_progress, status
+from workers.runtimes.docker_names import Marks
 from workers.runtimes.docker_networks import Networks
 from workers.runtimes.docker_observation import Summary
 from workers.runtimes.fence import before_effect
@@ -35,12 +35,14 @@ class Replacing:
         marks: Marks,
         containers: Containers,
         networks: Networks,
+        run: Callable[[str, ServiceSpec], None],
         start_error: Callable[[APIError, ServiceSpec], ClosError],
     ) -> None:
         self._client = client
         self._marks = marks
         self._containers = containers
         self._networks = networks
+        self._run = run
         self._start_error = start_error
 
     @property
@@ -70,9 +72,8 @@ class Replacing:
         return self._start(str(ref), spec)
 
     def _start(self, ref: str, spec: ServiceSpec) -> Instance:
-        before_effect()
         try:
-            self._api.start(ref)
+            self._run(ref, spec)
         except APIError as error:
             raise self._start_error(error, spec) from error
         return self._containers.look(ref) or Instance(spec.id)
