@@ -79,7 +79,8 @@ def violations(spec: ServiceSpec, policy: ContainerPolicy, real: Real = unresolv
     """All that a service asks for and may not have. `real` follows links; without, paths are taken as written."""
     if spec.runtime != "docker":
         return []
-    found = [*_of_the_machine(spec, policy), *_of_networks(spec, policy), *_of_volumes(spec, policy)]
+    parts = (_of_the_machine, _of_networks, _of_volumes, _of_builds)
+    found = [each for part in parts for each in part(spec, policy)]
     return [Violation(path, reason, f"{_KEY}.{key}") for path, reason, key in found] + [
         Violation(path, denial.reason, denial.allow)
         for path, source, read_only, just_read in sources(spec)
@@ -168,6 +169,14 @@ def _of_networks(spec: ServiceSpec, policy: ContainerPolicy) -> _Found:
         driver = definition.get("driver") or "bridge"
         if driver not in ("bridge", "overlay", *policy.network_drivers):
             yield f"networks.{name}.driver", f"the driver {driver} reaches the host's own network", "network_drivers"
+
+
+def _of_builds(spec: ServiceSpec, policy: ContainerPolicy) -> _Found:
+    network = str((spec.build or {}).get("network") or "")
+    if network == "host" and not policy.host_network:
+        yield "build.network", "the host's network: all that listens on 127.0.0.1", "host_network"
+    if network.startswith("container:") and not policy.host_namespaces:
+        yield "build.network", "that of a container which is not of this group", "host_namespaces"
 
 
 def _attached(spec: ServiceSpec) -> Mapping[str, Any]:

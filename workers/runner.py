@@ -229,7 +229,8 @@ def images_ready(context: Context, specs: Sequence[ServiceSpec], observed: Obser
     for spec in specs:
         if spec.runtime is not RuntimeKind.DOCKER:
             continue
-        key = spec.id if spec.build or not spec.image else spec.image
+        # A policy of its own (`pull_policy`), or another platform: then it is asked for by itself.
+        key = spec.id if spec.build or spec.container or not spec.image else spec.image
         if not observed.of(spec.id).alive and key not in known:
             known[key] = context.runtimes[RuntimeKind.DOCKER].prepared(spec)
         if observed.of(spec.id).alive or known[key]:

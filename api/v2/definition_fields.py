@@ -4,7 +4,7 @@ import difflib
 import ipaddress
 import posixpath
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from marshmallow import Schema, ValidationError, fields, validate
@@ -24,6 +24,7 @@ ABSOLUTE = r"/[^\x00]*"
 VOLUME = r"[^:\x00]+:/[^:\x00]*(?::(?:ro|rw))?"
 _LONGEST_ARGUMENT = 32_768
 _MOST_ARGUMENTS = 256
+_MOST_PROBLEMS = 50
 
 
 class Definition(Strict):
@@ -159,16 +160,33 @@ class Short(fields.Field[dict[str, Any]]):
 
 
 class Described(fields.Field[dict[str, Any]]):
-    """An object whose form the domain knows: `check` names all that is wrong with it, by path."""
+    """An object whose form the domain knows: `check` names all that is wrong with it, by path.
 
-    def __init__(self, check: Callable[[Any], list[Problem]], **kwargs: Any) -> None:
-        self._check = check
-        super().__init__(metadata={"anyOf": _nullable([{"type": "object"}], kwargs)}, **kwargs)
+    With `short`, a text stands for an object with only that member.
+    """
+
+    def __init__(self, check: Callable[[Any], list[Problem]], short: str | None = None, **kwargs: Any) -> None:
+        self._check, self._short = check, short
+        texts: list[dict[str, Any]] = [{"type": "string", "minLength": 1}] if short else []
+        super().__init__(metadata={"anyOf": _nullable([*texts, {"type": "object"}], kwargs)}, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
+        if self._short is not None and isinstance(value, str):
+            value = {self._short: value}
         if wrong := self._check(value):
-            raise ValidationError([f"{problem.path}: {problem.text}" for problem in wrong[:50]])
+            raise ValidationError(_by_path(wrong[:_MOST_PROBLEMS]))
         return dict(value)
+
+
+def _by_path(problems: Sequence[Problem]) -> Any:
+    """Problems as marshmallow has them: below the field's own name."""
+    found: dict[str, list[str]] = {}
+    for problem in problems:
+        _, _, below = problem.path.partition(".")
+        if not below:
+            return [problem.text]
+        found.setdefault(below, []).append(problem.text)
+    return found
 
 
 def _nullable(kinds: list[dict[str, Any]], kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from api.v2.definition_fields import (
     one_of,
     port_field,
 )
+from domain.build import check as check_build
 from domain.configuration import CAUSES
 from domain.container import check as check_container
 from domain.specs import CheckType, Condition, RestartPolicy, RuntimeKind
@@ -70,15 +71,6 @@ class DependencyBody(Definition):
     required = Flag()
 
 
-class BuildBody(Definition):
-    """How its image is built."""
-
-    context = Text(longest=4096, smallest=1, pattern=ABSOLUTE, required=True)
-    dockerfile = Text(longest=4096, smallest=1)
-    target = Text(longest=200, smallest=1)
-    args = map_of(Text(longest=200, smallest=1), Text(longest=4096), 100)
-
-
 class HealthCheckBody(Definition):
     """How and how often its health is looked at. Times in seconds."""
 
@@ -108,7 +100,7 @@ class ServiceChange(Definition):
     )  # fmt: skip
     runtime = one_of(*RUNTIMES)
     image = Text(longest=500, smallest=1, pattern=IMAGE, allow_none=True)
-    build = Short(BuildBody, "context", Text(longest=4096, smallest=1, pattern=ABSOLUTE), allow_none=True)
+    build = Described(check_build, short="context", allow_none=True)
     command = Command(allow_none=True)
     working_dir = Text(longest=4096, smallest=1, pattern=ABSOLUTE, allow_none=True)
     user = Text(longest=100, smallest=1, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.:-]*", allow_none=True)

@@ -25,7 +25,8 @@ class RealCompose:
     def define(self, definition: Mapping[str, Any]) -> dict[str, Any]:
         """Write the file (JSON is YAML), and give it back as Compose normalises it."""
         (self.folder / "compose.yaml").write_text(json.dumps({"name": self.project, **definition}))
-        normalised: dict[str, Any] = json.loads(self._run("config", "--format", "json"))
+        # Its output is a Compose file again, in which `$` is written twice.
+        normalised: dict[str, Any] = json.loads(self._run("config", "--format", "json").replace("$$", "$"))
         return normalised
 
     def up(self) -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from domain.container_shapes import FIELDS
+from domain.errors import ImageMissing
 from domain.shapes import as_whole, nanoseconds
 from domain.specs import PortRequest, ServiceSpec
 from tests.images import client, docker_url, make_docker_runtime, remove_all, test_image
 from tests.integration.inspect_compare import Side, differences
 from tests.integration.real_compose import RealCompose
 from tests.integration.rig import free_port
+from workers.runtimes.docker_config import image_of
 from workers.runtimes.docker_engine import DockerEngine
 
 pytestmark = pytest.mark.skipif(not Path(docker_url().removeprefix("unix://")).exists(), reason="needs Docker")
@@ -285,3 +288,34 @@ def test_secrets_and_configs_are_mounted_or_written_as_compose_does(both: Both) 
     inspected = engine.api.inspect_container(listed["Id"])
     assert "not to be shown" not in str(inspected)
     engine.close()
+
+
+def test_an_image_is_built_with_all_that_is_said_and_under_all_its_names(both: Both) -> None:
+    build = {
+        "context": ".",
+        "dockerfile_inline": f"FROM {test_image()} AS first\nARG WHO\nRUN echo $$WHO > /who\nFROM first\n",
+        "args": {"WHO": "me"}, "labels": {"q": "r"}, "network": "none", "shm_size": "128m", "no_cache": True,
+        "extra_hosts": ["a=1.2.3.4"], "target": "first", "ulimits": {"nofile": 100},
+    }  # fmt: skip
+    normalised = both.compose.define({"services": {"web": {"image": f"{both.group}:named", "build": build}}})
+    spec = replace(both.specs(normalised)[0], build=normalised["services"]["web"]["build"])
+    both.runtime.prepare(spec, lambda _line: None)
+    both.runtime.start(spec)
+    engine = client()
+    built, named = engine.api.inspect_image(image_of(spec)), engine.api.inspect_image(f"{both.group}:named")
+    assert built["Id"] == named["Id"]
+    assert built["Config"]["Labels"]["q"] == "r"
+    (listed,) = engine.api.containers(filters={"label": f"clos.instance={both.instance_id}"})
+    ran = engine.api.exec_create(listed["Id"], ["cat", "/who"])
+    assert engine.api.exec_start(ran["Id"]) == b"me\n"
+    engine.close()
+
+
+def test_a_policy_says_whether_an_image_is_fetched(both: Both) -> None:
+    normalised = both.compose.define(one())
+    (spec,) = both.specs(normalised)
+    absent = replace(spec, image=f"{both.group}:nowhere", container={"pull_policy": "never"})
+    with pytest.raises(ImageMissing, match="pull_policy is never"):
+        both.runtime.prepare(absent, lambda _line: None)
+    assert both.runtime.prepared(spec)
+    assert not both.runtime.prepared(replace(spec, container={"pull_policy": "always"}))

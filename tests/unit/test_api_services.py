@@ -74,12 +74,17 @@ def test_what_a_container_cannot_be_is_named_with_its_path(api: Kit) -> None:
     body = {"name": "a", "group": api.name(), "image": "x"}
     wrong = {"cap_ad": ["X"], "restart": "always", "post_start": [], "init": 1}
     answer = api.refused("POST", "/services", body | {"container": wrong}, 422, "validation_failed")
-    assert answer["errors"]["container"] == [
-        "container.cap_ad: unknown; did you mean cap_add?",
-        "container.restart: the service's own field is meant for it: restart_policy",
-        "container.post_start: is not carried out: CLOS runs no hooks in containers: make it the command's own work",
-        "container.init: must be true or false",
-    ]
+    assert answer["errors"] == {
+        "container.cap_ad": ["unknown; did you mean cap_add?"],
+        "container.restart": ["the service's own field is meant for it: restart_policy"],
+        "container.post_start": [
+            "is not carried out: CLOS runs no hooks in containers: make it the command's own work",
+        ],
+        "container.init": ["must be true or false"],
+    }
+    assert api.refused("POST", "/services", body | {"container": []}, 422, "validation_failed")["errors"] == {
+        "container": ["must be a mapping"]
+    }
     process = {"name": "a", "group": api.name(), "runtime": "process", "command": ["x"], "container": {"init": True}}
     errors = api.refused("POST", "/services", process, 422, "validation_failed")["errors"]
     assert errors == {"container": ["Only docker services are containers; this one's runtime is process."]}

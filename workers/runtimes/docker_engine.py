@@ -132,8 +132,8 @@ class DockerEngine:
         self._images.have(spec, progress)
 
     def prepared(self, spec: ServiceSpec) -> bool:
-        """Whether the image is present."""
-        return self._images.present(image_of(spec))
+        """Whether the image is present, and its policy does not want it anew."""
+        return self._images.ready(spec)
 
     def create(self, spec: ServiceSpec) -> Instance:
         """Make the container and its networks, or adopt the one that fits. One that runs is left as it is."""

@@ -16,10 +16,12 @@ from docker.utils import parse_repository_tag
 
 from domain.errors import ClosError, ImageMissing, StartFailed, TimedOut
 from domain.specs import ServiceSpec
+from workers.runtimes.docker_builds import packed, parameters
 from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_config import image_of
 from workers.runtimes.docker_errors import BROKEN, image_error, reason, status, translated, unreachable
 from workers.runtimes.docker_names import Marks
+from workers.runtimes.fence import before_effect
 from workers.runtimes.protocol import Progress
 
 log = structlog.get_logger()
@@ -63,14 +65,23 @@ class Images:
     def have(self, spec: ServiceSpec, progress: Progress) -> None:
         """Pull or build what is not present."""
         ref = image_of(spec)
-        if self.present(ref):
+        if self.ready(spec):
             return
         if spec.build:
             self._build(spec, ref, spec.build, progress)
+        elif spec.container.get("pull_policy") in ("never", "build"):
+            policy = spec.container["pull_policy"]
+            hint = "get it yourself (`docker pull`, `docker load`), or change `pull_policy`"
+            raise ImageMissing(f"image {ref} is not here, and pull_policy is {policy}", hint=hint, image=ref)
         else:
-            self._pull(ref, progress)
+            self._pull(ref, spec.container.get("platform"), progress)
 
-    def _pull(self, ref: str, progress: Progress) -> None:
+    def ready(self, spec: ServiceSpec) -> bool:
+        """Whether nothing is to be done: the image is here, and its policy does not want it anew each time."""
+        anew = "build" if spec.build else "always"
+        return spec.container.get("pull_policy") != anew and self.present(image_of(spec))
+
+    def _pull(self, ref: str, platform: str | None, progress: Progress) -> None:
         repository, tag = parse_repository_tag(ref)
         limits = self._limits
         progress(f"pulling {ref}")
@@ -79,7 +90,7 @@ class Images:
             response = self._client.request(
                 "POST",
                 "/images/create",
-                params={"fromImage": repository, "tag": tag or "latest"},
+                params={"fromImage": repository, "tag": tag or "latest"} | ({"platform": platform} if platform else {}),
                 headers={"X-Registry-Auth": login} if login else None,
                 idle_s=limits.pull_silence_s,
                 stream=True,
@@ -113,19 +124,8 @@ class Images:
         progress(f"building {ref}")
         lines: list[str] = []
         try:
-            stream = self._client.api().build(
-                path=str(context),
-                dockerfile=str(build.get("dockerfile") or "Dockerfile"),
-                buildargs={str(k): str(v) for k, v in (build.get("args") or {}).items()},
-                target=build.get("target") or None,
-                tag=ref,
-                labels={self._marks.label("instance"): self._marks.instance_id},
-                rm=True,
-                forcerm=True,
-                decode=True,
-                timeout=self._limits.build_silence_s,
-            )
-            self._follow(f"building {ref}", stream, progress, self._limits.build_s, lines)
+            with self._built(spec, build, ref) as response:
+                self._follow(f"building {ref}", _messages(response), progress, self._limits.build_s, lines)
         except APIError as error:
             raise _build_error(reason(error), spec, lines) from error
         except _Refused as refusal:
@@ -134,6 +134,24 @@ class Images:
             if isinstance(error, OSError) and error.filename:  # a file of the context, not the engine's socket
                 raise StartFailed(f"the build of {spec.id} failed: {error}", hint="correct `build:`") from error
             raise _broken(error, f"building {ref}", self._limits.build_silence_s) from error
+
+    def _built(self, spec: ServiceSpec, build: Mapping[str, Any], ref: str) -> requests.Response:
+        """The engine's answer while it builds. docker-py's own call knows neither all options nor several names."""
+        labels = {self._marks.label("instance"): self._marks.instance_id}
+        context, dockerfile = packed(build)
+        headers = {"Content-Type": "application/x-tar"}
+        self._client.api()._set_auth_headers(headers)
+        with context:
+            before_effect()
+            return self._client.request(
+                "POST",
+                "/build",
+                params=parameters(spec, build, ref, labels) | {"dockerfile": dockerfile},
+                data=context,
+                headers=headers,
+                idle_s=self._limits.build_silence_s,
+                stream=True,
+            )
 
     @staticmethod
     def _follow(

@@ -90,16 +90,17 @@ def _gpus(given: list[Mapping[str, Any]]) -> dict[str, Any]:
     return {"DeviceRequests": requests}
 
 
-def _ulimits(given: Mapping[str, Any]) -> dict[str, Any]:
+def ulimits(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Limits of a process as the engine's list."""
     found = []
     for name, limit in sorted(given.items()):
         both = limit if isinstance(limit, Mapping) else {"single": limit}
         single = as_whole(both.get("single")) or 0
         soft, hard = (as_whole(both.get(each)) or single for each in ("soft", "hard"))
         found.append({"Name": name, "Soft": soft, "Hard": hard})
-    return {"Ulimits": found}
+    return found
 
 
 _PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "blkio_config": _blkio, "devices": _devices, "gpus": _gpus, "ulimits": _ulimits,
+    "blkio_config": _blkio, "devices": _devices, "gpus": _gpus, "ulimits": lambda given: {"Ulimits": ulimits(given)},
 }  # fmt: skip
