@@ -42,6 +42,7 @@ BLUEPRINTS = (
     "api.v2.ports",
     "api.v2.conflicts",
     "api.v2.logs",
+    "api.v2.group_logs",
 )
 
 

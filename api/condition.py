@@ -100,7 +100,10 @@ def check_docker(record: Record, beats: list[Heartbeat]) -> Check:
     facts = docker_facts(beats)
     status = str(facts.get("status", "absent"))
     if status == "ok":
-        return _check("ok", str(facts.get("version") or facts.get("detail") or "answers"), facts.get("latency_ms"))
+        told = str(facts.get("version") or facts.get("detail") or "answers")
+        if facts.get("api_version"):
+            told += f", API {facts['api_version']}"
+        return _check("ok", "; ".join(filter(None, (told, facts.get("warning")))), facts.get("latency_ms"))
     detail = str(facts.get("detail") or "no engine was seen")
     if status == "absent":
         with record.read() as session:

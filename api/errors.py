@@ -63,6 +63,7 @@ STATUS: dict[str, int] = {
     "database_unavailable": 503,
     "overloaded": 503,
     "engine_unreachable": 503,
+    "engine_unsupported": 503,
     "logs_timeout": 504,
 }
 _HTTP_CODES = {

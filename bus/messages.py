@@ -3,6 +3,7 @@
 A message carries an operation's id, or a tick's name and slot, or the request of a log reader: never a command.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import dramatiq
@@ -16,6 +17,7 @@ RUN_PORT_OPERATION = "run_port_operation"
 TICK = "tick"
 PORT_TICK = "port_tick"
 READ_LOGS = "read_logs"
+READ_MANY_LOGS = "read_many_logs"
 FOLLOW_LOGS = "follow_logs"
 
 
@@ -48,6 +50,12 @@ class Sender:
     def read_logs(self, request_id: str, service_id: str, lines: int, since: str | None, query: str | None) -> None:
         """Somebody waits at `reply:<request_id>` for a service's log lines."""
         self._send("logs", READ_LOGS, request_id, service_id, lines, since, query)
+
+    def read_many_logs(
+        self, request_id: str, service_ids: Sequence[str], lines: int, since: str | None, query: str | None
+    ) -> None:
+        """Somebody waits at `reply:<request_id>` for the log lines of several services, in one order."""
+        self._send("logs", READ_MANY_LOGS, request_id, list(service_ids), lines, since, query)
 
     def follow_logs(self, service_id: str) -> None:
         """Somebody follows a service's log lines, as long as `follow:<service_id>` lives."""

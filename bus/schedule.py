@@ -27,9 +27,10 @@ STATE = Periodic("state", "collectors", 5.0)
 HEALTH = Periodic("health", "collectors", 1.0)
 LISTENERS = Periodic("listeners", "ports", 30.0, jitter_s=1.0)
 CLONES = Periodic("clones", "collectors", 15.0, jitter_s=1.0)
+LOGS = Periodic("logs", "collectors", 5.0)
 RETENTION = Periodic("retention", "collectors", 3600.0, jitter_s=60.0)
 
-TABLE: tuple[Periodic, ...] = (WATCHDOG, STATE, HEALTH, LISTENERS, CLONES, RETENTION)
+TABLE: tuple[Periodic, ...] = (WATCHDOG, STATE, HEALTH, LISTENERS, CLONES, LOGS, RETENTION)
 
 
 def table(state_interval_s: float | None = None) -> tuple[Periodic, ...]:

@@ -119,6 +119,8 @@ class Reconcile:
 class Docker:
     host: str = key("unix:///var/run/docker.sock", TEXT)
     timeout_s: float = key(15.0, DURATION, "timeout")
+    # None: the newest that both the engine and CLOS know (`domain/engine_api.py`).
+    api_version: str | None = key(None, TEXT)
     network_name: str = key("clos-network", TEXT)
     compose_version: str = key("3.8", TEXT)
     templates_dir: str = key("templates", TEXT)

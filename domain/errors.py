@@ -243,6 +243,12 @@ class EngineUnreachable(ClosError):
     code = "engine_unreachable"
 
 
+class EngineUnsupported(EngineUnreachable):
+    """Docker's engine answers, but no version of its API is one that CLOS speaks."""
+
+    code = "engine_unsupported"
+
+
 class AddressPoolExhausted(ClosError):
     """The engine has no subnet left for another network."""
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from domain import ports as decide
 from domain.errors import ClosError, LeaseNotFound, PortHeld, PortRangeNotFound, ValidationFailed
 from domain.observation import Binding, Listener
-from models import leases, port_search, registry_verdicts
+from models import leases, port_search, ports, registry_verdicts
 from models.base import now
 from models.groups import Group
 from models.ports import PortClaim, PortLease, PortRange
@@ -108,24 +108,36 @@ def allocate(session: Session, fields: Mapping[str, Any], own_ports: Collection[
     Raises:
         PortHeld: the preferred one is leased, CLOS's own, or was seen to be held.
         RangeFull: no port of the project's ranges is left.
-        ValidationFailed: there is no such service.
+        ValidationFailed: there is no such service, or the preferred port lies outside of the project's ranges.
     """
     protocol, preferred = fields.get("protocol", "tcp"), fields.get("preferred_port")
     service_id, ttl_s = fields.get("service_id"), fields.get("ttl")
     service = None if service_id is None else session.get(Service, service_id)
     if service_id is not None and service is None:
         raise ValidationFailed({"service_id": [f"There is no service {service_id!r}."]})
+    project = fields.get("project") or _project_of(session, service)
     if preferred is not None:
         refuse_held(session, preferred, protocol, own_ports=own_ports)
+        _refuse_outside(session, project, preferred)
     return leases.lease(
         session,
-        fields.get("project") or _project_of(session, service),
+        project,
         protocol=protocol,
         service_id=service_id,
         preferred=preferred,
         expires_at=None if ttl_s is None else now() + timedelta(seconds=ttl_s),
         avoid=own_ports,
     )
+
+
+def _refuse_outside(session: Session, project: str, port: int) -> None:
+    """A lease is of a project's own ports: not of another's, the system's, or those that clients are given."""
+    spans = [(each.start_port, each.end_port) for each in ports.ranges_of(session, project)]
+    if not any(low <= port <= high for low, high in spans):
+        named = ", ".join(f"{low}-{high}" for low, high in spans[:10]) or "it has none"
+        raise ValidationFailed(
+            {"preferred_port": [f"{port} lies outside of the ranges of project {project!r}: {named}."]}
+        )
 
 
 def _project_of(session: Session, service: Service | None) -> str:

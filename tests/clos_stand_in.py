@@ -53,6 +53,7 @@ class StandIn:
         self.groups: dict[str, dict[str, Any]] = {}
         self.operations: dict[str, dict[str, Any]] = {}
         self.leases: list[dict[str, Any]] = []
+        self.unread: dict[str, str] = {}
         self.log_lines: dict[str, list[dict[str, Any]]] = {}
         self.events: list[dict[str, Any]] = []
         self.calls: list[tuple[str, str, Any]] = []
@@ -231,6 +232,7 @@ class StandIn:
                                                                    "condition": "healthy"}]}),
             ("/groups/<one>", "PATCH", self._keep),
             ("/groups/<one>/clone", "POST", self._clone),
+            ("/groups/<one>/logs", "GET", self._group_logs),
             ("/groups/<one>/<verb>", "POST", lambda one, verb: self._begin(f"group.{verb}", group_name=one)),
             ("/operations", "GET", self._operations),
             ("/operations", "POST", lambda: self._begin(f"batch.{request.get_json()['action']}")),
@@ -356,6 +358,13 @@ class StandIn:
         lines = self.log_lines.get(one, [])
         wanted = [line for line in lines if request.args.get("q", "") in line["text"]]
         return {"lines": wanted[-int(request.args.get("lines", 100)) :]}
+
+    def _group_logs(self, one: str) -> Any:
+        ids = [each for each, service in self.services.items() if service["group"] == one]
+        lines = [{"service_id": each, **line} for each in ids for line in self.log_lines.get(each, [])]
+        wanted = [line for line in lines if request.args.get("q", "") in line["text"]]
+        wanted.sort(key=lambda line: line["at"])
+        return {"group": one, "lines": wanted[-int(request.args.get("lines", 100)) :], "failed": self.unread}
 
     def _keep(self, one: str) -> Any:
         self._one(self.groups, one, "group")

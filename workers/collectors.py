@@ -8,11 +8,11 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from bus.messages import TICK
-from bus.schedule import CLONES, HEALTH, RETENTION, STATE, WATCHDOG, now_s
+from bus.schedule import CLONES, HEALTH, LOGS, RETENTION, STATE, WATCHDOG, now_s
 from domain.errors import ClosError
 from models.base import now
 from models.installation import Heartbeat, take_slot
-from workers import clones, health, retention, state, watchdog
+from workers import clones, health, logs, retention, state, watchdog
 from workers.context import Context
 
 log = structlog.get_logger()
@@ -28,6 +28,7 @@ def declare(broker: dramatiq.Broker, context: Context, queue_is_empty: Callable[
             STATE.name: lambda: state.collect(context),
             HEALTH.name: rounds.collect,
             CLONES.name: lambda: clones.collect(context),
+            LOGS.name: lambda: logs.keep(context),
             RETENTION.name: lambda: retention.age_out(context),
         },
     )

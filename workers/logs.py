@@ -2,13 +2,17 @@
 
 import threading
 import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from typing import cast
 
 import dramatiq
 import structlog
+from sqlalchemy import select
 
-from bus.messages import FOLLOW_LOGS, READ_LOGS
-from domain.errors import ClosError, ServiceNotFound
+from bus.messages import FOLLOW_LOGS, READ_LOGS, READ_MANY_LOGS
+from domain.errors import ClosError, EngineUnreachable, ServiceNotFound
 from domain.events import EventType, Severity
 from models.base import now, written
 from models.services import Service
@@ -18,6 +22,10 @@ from workers.runtimes.protocol import LogLine, Runtime
 log = structlog.get_logger()
 MAX_FOLLOWERS = 32
 _LONGEST_TAIL = 5000
+_READERS = 4
+# After every time.
+_YOUNG = "9"
+Shown = dict[str, object]
 
 
 def declare(broker: dramatiq.Broker, context: Context) -> None:
@@ -27,6 +35,12 @@ def declare(broker: dramatiq.Broker, context: Context) -> None:
     @dramatiq.actor(actor_name=READ_LOGS, queue_name="logs", broker=broker)
     def read_logs(request_id: str, service_id: str, lines: int, since: str | None, query: str | None) -> None:
         context.replies.answer(request_id, read(context, service_id, lines, since, query))
+
+    @dramatiq.actor(actor_name=READ_MANY_LOGS, queue_name="logs", broker=broker)
+    def read_many_logs(
+        request_id: str, service_ids: list[str], lines: int, since: str | None, query: str | None
+    ) -> None:
+        context.replies.answer(request_id, read_many(context, service_ids, lines, since, query))
 
     @dramatiq.actor(actor_name=FOLLOW_LOGS, queue_name="logs", broker=broker)
     def follow_logs(service_id: str) -> None:
@@ -46,6 +60,38 @@ def read(context: Context, service_id: str, lines: int, since: str | None, query
         return {"error": {"code": "internal_error", "message": f"{type(defect).__name__}: {defect}"}}
     wanted = [line for line in found if query is None or query in line.text]
     return {"lines": [shown(line) for line in wanted[-lines:]]}
+
+
+def read_many(
+    context: Context, service_ids: Sequence[str], lines: int, since: str | None, query: str | None
+) -> dict[str, object]:
+    """The last lines of several services together, in the order of their times: `{"lines": […], "failed": {…}}`."""
+    found: list[Shown] = []
+    failed: dict[str, object] = {}
+    with ThreadPoolExecutor(_READERS) as pool:
+        answers = pool.map(lambda each: read(context, each, lines, since, query), service_ids)
+        for service_id, answer in zip(service_ids, answers, strict=True):
+            if "error" in answer:
+                failed[service_id] = answer["error"]
+            # Stable, so lines of one service keep their order; a line without a time is a young one.
+            found += [{"service_id": service_id, **line} for line in cast(list[Shown], answer.get("lines", []))]
+            found.sort(key=lambda line: str(line["at"] or _YOUNG))
+            del found[:-lines]
+    return {"lines": found, "failed": failed}
+
+
+def keep(context: Context) -> None:
+    """Keep what ended instances wrote, and forget what deleted services wrote."""
+
+    def registered() -> set[str]:
+        with context.record.read() as session:
+            return set(session.scalars(select(Service.id)))
+
+    for runtime in {id(each): each for each in context.runtimes.values()}.values():
+        try:
+            runtime.keep_logs(registered)
+        except EngineUnreachable as away:
+            log.debug("logs.not_looked_at", runtime=runtime.kind, error=away.message)
 
 
 def shown(line: LogLine) -> dict[str, object]:

@@ -28,7 +28,7 @@ from bus.outbox import Outbox
 from bus.process_identity import identity, is_alive, register
 from bus.replies import Replies
 from bus.schedule import STATE
-from domain.errors import EngineUnreachable
+from domain.errors import EngineUnreachable, EngineUnsupported
 from models.base import now
 from models.record import Record
 from workers import collectors, logs, notifications, operations, ports, state, watchdog
@@ -63,6 +63,8 @@ def make_engine(configured: settings.Settings) -> DockerEngine:
         timeout_s=configured.docker.timeout_s,
         max_pool=_ENGINE_POOL,
         policy=configured.security.container_policy(str(configured.home), str(Path.home()), configured.docker.host),
+        kept_logs=configured.home / "logs" / "services",
+        api_version=configured.docker.api_version,
     )
 
 
@@ -160,6 +162,9 @@ class WorkerProcess:
     def _ask_engine(self) -> dict[str, Any]:
         try:
             return {"status": "ok", "detail": None, **self._docker_engine.engine_info()}
+        except EngineUnsupported as refusal:
+            facts = {"version": refusal.facts.get("engine"), "api_version": refusal.facts.get("api_version")}
+            return {"status": "failed", "detail": f"{refusal.message}: {refusal.hint}", **facts}
         except EngineUnreachable as refusal:
             # Where none was ever seen there may be none at all, which is no fault.
             seen = self._engine.get("status", "absent") != "absent"

@@ -1,6 +1,7 @@
 """A service's log lines: asked of a worker, since only workers touch the machine."""
 
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -46,21 +47,37 @@ class Logs(MethodView):
     @blp.arguments(LogsArgs, location="query")
     @blp.response(200, LogsSchema)
     def get(self, args: dict[str, Any], service_id: str) -> Response:
-        """Read a service's last lines (504 `logs_timeout` where no worker gives them within 5 s)"""
+        """Read a service's last lines, also those of containers that are gone
+
+        504 `logs_timeout` where no worker gives them within 5 s. `q` is a text that a line must hold. A line of the
+        stream `clos` is a remark of CLOS: of a container that was removed, or an engine that does not answer.
+        """
         with parts().record.read() as session:
             registry_views.runtime_of(session, service_id)
-        request_id = secrets.token_hex(16)
-        try:
-            parts().sender.read_logs(request_id, service_id, args["lines"], rfc3339(args.get("since")), args.get("q"))
-        except (redis.RedisError, OSError) as refusal:
-            _log.warning("logs.not_asked", service_id=service_id, error=type(refusal).__name__)
-            raise _too_late(service_id, "Redis does not answer") from refusal
-        found = parts().replies.wait(request_id, WAIT_S)
-        if found is None:
-            raise _too_late(service_id, f"no worker answered within {WAIT_S:g} s")
-        if error := found.get("error"):
-            raise LogsRefused(service_id, error)
+        wanted = (args["lines"], rfc3339(args.get("since")), args.get("q"))
+        found = asked(service_id, lambda request_id: parts().sender.read_logs(request_id, service_id, *wanted))
         return as_json({"service_id": service_id, "lines": found.get("lines", [])})
+
+
+def asked(whose: str, ask: Callable[[str], None]) -> dict[str, Any]:
+    """What a worker answers to a request that `ask` sends under the id that it is given.
+
+    Raises:
+        LogsTimeout: none did in time.
+        LogsRefused: it could not read them.
+    """
+    request_id = secrets.token_hex(16)
+    try:
+        ask(request_id)
+    except (redis.RedisError, OSError) as refusal:
+        _log.warning("logs.not_asked", whose=whose, error=type(refusal).__name__)
+        raise _too_late(whose, "Redis does not answer") from refusal
+    found = parts().replies.wait(request_id, WAIT_S)
+    if found is None:
+        raise _too_late(whose, f"no worker answered within {WAIT_S:g} s")
+    if error := found.get("error"):
+        raise LogsRefused(whose, error)
+    return found
 
 
 def _too_late(service_id: str, why: str) -> LogsTimeout:

@@ -26,7 +26,7 @@ from api.parts import Parts
 from api.v2.subscriptions import Wanted, is_kept, may_see, parse, types_of
 from domain.errors import ClosError
 from domain.events import EventType, permission_for
-from models import events
+from models import events, registry_views
 
 _log = structlog.get_logger()
 CLOSE_TOO_LARGE, CLOSE_RESTART, CLOSE_FULL = 1009, 1012, 1013
@@ -178,10 +178,19 @@ class Client:
         for wanted in list(self._wanted.values()):
             if wanted.follows_logs and self._principal.may(permission_for(EventType.LOG_LINE)):
                 try:
-                    if self._shared.feed.renew_follow(str(wanted.service)):
-                        self._shared.sender.follow_logs(str(wanted.service))
-                except (redis.RedisError, OSError) as away:
-                    _log.warning("logs.not_followed", service=wanted.service, error=str(away))
+                    for service_id in self._followed(wanted):
+                        if self._shared.feed.renew_follow(service_id):
+                            self._shared.sender.follow_logs(service_id)
+                except (redis.RedisError, OSError, SQLAlchemyError) as away:
+                    whose = wanted.service or wanted.group
+                    _log.warning("logs.not_followed", whose=whose, error=type(away).__name__)
+
+    def _followed(self, wanted: Wanted) -> list[str]:
+        """Whose lines a subscription follows; of a group those that it has now."""
+        if wanted.service is not None:
+            return [wanted.service]
+        with self._shared.record.read() as session:
+            return sorted(registry_views.names_of_group(session, str(wanted.group)))
 
     def _say(self) -> None:
         while self._queue and not self._overflown and self._ended is None:
@@ -223,7 +232,7 @@ class Client:
         if len(self._wanted) >= MAX_SUBSCRIPTIONS:
             self._send({"type": "error", "code": "too_many_subscriptions", "detail": f"at most {MAX_SUBSCRIPTIONS}"})
             return
-        types = types_of(message["events"], message["service"])
+        types = types_of(message["events"], message["service"] or message["group"])
         if not any(self._principal.may(permission_for(each)) for each in types):
             self._send({"type": "error", "code": "forbidden", "detail": "none of these events may be read"})
             return

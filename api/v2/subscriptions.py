@@ -95,11 +95,11 @@ class Wanted:
     @property
     def follows_logs(self) -> bool:
         """Whether it is a logs subscription."""
-        return EventType.LOG_LINE.value in self.types and self.service is not None
+        return EventType.LOG_LINE.value in self.types
 
 
-def types_of(patterns: list[str], service: str | None) -> frozenset[str]:
-    """The types that these patterns mean. Log lines come only where they are named, and for one service.
+def types_of(patterns: list[str], whose: str | None) -> frozenset[str]:
+    """The types that these patterns mean. Log lines come only where they are named, and of one service or group.
 
     Raises:
         ValidationFailed: a pattern means nothing.
@@ -110,10 +110,11 @@ def types_of(patterns: list[str], service: str | None) -> frozenset[str]:
         meant = fnmatch.filter(known, pattern)
         if not meant:
             raise ValidationFailed({"events": [f"{pattern!r} is no event."]}, f"{pattern!r} is no event")
-        if EventType.LOG_LINE.value in meant and not (pattern.startswith("log.") and service is not None):
+        if EventType.LOG_LINE.value in meant and not (pattern.startswith("log.") and whose is not None):
             meant.remove(EventType.LOG_LINE.value)
             if pattern.startswith("log."):
-                raise ValidationFailed({"service": ["log.line needs a service."]}, "log.line needs a service")
+                text = "log.line needs a service or a group"
+                raise ValidationFailed({"service": [f"{text}."]}, text)
         found.update(meant)
     return frozenset(found)
 

@@ -13,6 +13,7 @@ from api import condition
 from api.auth import public, requires
 from api.blueprints import ClosBlueprint
 from api.parts import parts
+from domain import engine_api
 from models import events
 from models.operations import Operation
 from models.services import Service
@@ -55,7 +56,11 @@ class EngineSchema(Schema):
     id = fields.String(required=True, allow_none=True)
     name = fields.String(required=True, allow_none=True)
     version = fields.String(required=True, allow_none=True)
-    api_version = fields.String(required=True, allow_none=True)
+    api_version = fields.String(
+        required=True, allow_none=True, metadata={"description": "what is spoken; of one not supported, its newest"}
+    )
+    warning = fields.String(required=True, allow_none=True)
+    supported = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
 
 
 class InfoSchema(Schema):
@@ -124,9 +129,18 @@ def info() -> dict[str, Any]:
         "cpu_count": os.cpu_count() or 1,
         "memory_total": memory // 1024**2,
         "disk_total": shutil.disk_usage(settings.home).total // 1024**2,
-        "docker": engine if engine.get("status") == "ok" else None,
+        "docker": _engine(engine),
         "websocket_url": settings.websocket.public_url,
     }
+
+
+def _engine(facts: dict[str, Any]) -> dict[str, Any] | None:
+    """The engine, if one answers, also one that is not supported; and between which API versions one is."""
+    if not facts.get("api_version"):
+        return None
+    warning = facts.get("warning") if facts.get("status") == "ok" else facts.get("detail")
+    named = {name: facts.get(name) for name in ("id", "name", "version", "api_version")}
+    return named | {"warning": warning, "supported": {"oldest": engine_api.OLDEST, "newest": engine_api.NEWEST}}
 
 
 @blp.route("/metrics")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from bus.process_identity import registered
@@ -19,6 +19,8 @@ from cli.errors import CliError
 from cli.local import embedded_redis, readiness, registry, running
 from cli.local.process_manager import STOPPED_STATES, Control, UnixConnection, socket_path
 from cli.local.supervision import ROOT, holders_of
+from domain import engine_api
+from domain.errors import EngineUnsupported
 from settings import VERSION, Settings, SettingsError
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -48,7 +50,7 @@ def every(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
         ("disk", lambda: _disk(settings.home)),
         ("registry", lambda: _registry(settings)),
         ("redis", lambda: _redis(settings, environ)),
-        ("docker", lambda: _docker(settings.docker.host)),
+        ("docker", lambda: _docker(settings.docker.host, settings.docker.api_version)),
         ("ports", lambda: _ports(settings)),
         ("port ranges", lambda: _ranges(settings)),
         ("processes", lambda: _processes(settings)),
@@ -213,7 +215,7 @@ def _is_ours(key: object) -> bool:
     return isinstance(key, bytes) and key.startswith((b"dramatiq", b"clos", b"LIMITS", b"reply:", b"follow:"))
 
 
-def _docker(host: str) -> Iterator[Check]:
+def _docker(host: str, pinned: str | None = None) -> Iterator[Check]:
     no_engine = "only services of the docker runtime need it: install Docker's engine, or set DOCKER_HOST"
     parts = urlsplit(host)
     if parts.scheme not in ("unix", "tcp", "http"):
@@ -228,7 +230,7 @@ def _docker(host: str) -> Iterator[Check]:
         connection.request("GET", "/version", headers={"Host": "docker"})
         answer = connection.getresponse()
         found = json.loads(answer.read(1 << 20))
-        yield Check("docker", OK, f"engine {found['Version']}, API {found['ApiVersion']}, at {host}")
+        yield _spoken(found, host, pinned)
     except PermissionError:
         yield Check(
             "docker",
@@ -251,15 +253,27 @@ def _docker(host: str) -> Iterator[Check]:
         connection.close()
 
 
+def _spoken(found: dict[str, Any], host: str, pinned: str | None) -> Check:
+    """Whether CLOS and the engine have a version of the API in common."""
+    try:
+        spoken = engine_api.choose(found["ApiVersion"], found.get("MinAPIVersion"), found["Version"], pinned)
+    except EngineUnsupported as refusal:
+        return Check("docker", FAIL, f"{host}: {refusal.message}", refusal.hint or "")
+    if spoken.warning is not None:
+        return Check("docker", WARN, f"{host}: {spoken.warning}", "update CLOS when there is a newer one")
+    return Check("docker", OK, f"engine {found['Version']}, API {spoken.version}, at {host}")
+
+
 def _ports(settings: Settings) -> Iterator[Check]:
     for role, name, part, flag in (
         ("api", "API port", settings.api, "--port"),
         ("websocket", "WebSocket port", settings.websocket, "--ws-port"),
     ):
-        if embedded_redis.is_free(part.host, part.port):
+        if _runs(settings.home, role):
+            # `clos up --port` may have said another one than the configuration does.
+            yield Check(name, OK, f"{_runs_at(settings.home, role) or part.port} is CLOS's own")
+        elif embedded_redis.is_free(part.host, part.port):
             yield Check(name, OK, f"{part.port} is free")
-        elif _runs(settings.home, role):
-            yield Check(name, OK, f"{part.port} is CLOS's own")
         else:
             yield Check(
                 name, FAIL, f"{part.port} is held by {holders_of(part.port)}", f"stop it, or `clos up {flag} N`"
@@ -296,6 +310,15 @@ def _ranges(settings: Settings) -> Iterator[Check]:
 
 def _runs(home: Path, role: str) -> bool:
     return any(process["role"] == role for process in registered(home))
+
+
+def _runs_at(home: Path, role: str) -> int | None:
+    """The port at which this home's API or gateway told that it is to be found."""
+    try:
+        told = json.loads((home / "credentials.json").read_text())
+        return urlsplit(str(told["url" if role == "api" else "websocket_url"])).port
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _processes(settings: Settings) -> Iterator[Check]:

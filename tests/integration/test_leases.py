@@ -78,6 +78,9 @@ def test_no_port_is_leased_twice_and_none_out_of_range(records: list[Record]) ->
 
 
 def test_of_many_who_name_one_port_one_gets_it_and_the_others_are_told_who(records: list[Record]) -> None:
+    with records[0].write() as session:
+        session.add_all(PortRange(project=f"p{number}", start_port=7000, end_port=7000) for number in range(30))
+
     def ask(number: int) -> Any:
         with records[number % 2].write() as session:
             made = port_ranges.allocate(session, {"project": f"p{number}", "preferred_port": 7000}, ())

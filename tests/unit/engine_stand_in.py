@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         if noun in kinds:
             kinds[noun](rest, body)
         elif noun == "version":
-            self._json(200, {"Version": "20.10.24", "ApiVersion": "1.41", "MinAPIVersion": "1.12"})
+            self._json(200, self.engine.version)
         elif noun == "info":
             self._json(200, {"ID": "STAND:IN", "Name": "stand-in", "ServerVersion": "20.10.24"})
         elif noun == "events":
@@ -203,10 +203,11 @@ class _Handler(BaseHTTPRequestHandler):
             for stream, at, text in fresh:
                 if at.timestamp() >= since:
                     stamp = at.strftime("%Y-%m-%dT%H:%M:%S.%f000Z ").encode() if text[:1] != b"\0" else b""
-                    yield frame(stream, stamp + text)
+                    yield stamp + text if container.config.get("Tty") else frame(stream, stamp + text)
 
     def _json(self, status: int, content: Any = None) -> None:
-        body = b"" if content is None else json.dumps(content).encode()
+        # What follows a 304 would be taken for the next answer.
+        body = b"" if content is None or status in (204, 304) else json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         if status not in (204, 304):

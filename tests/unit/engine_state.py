@@ -81,6 +81,7 @@ class EngineState:
     """What the engine has and does; attributes are its state, and may be set."""
 
     def __init__(self) -> None:
+        self.version = {"Version": "20.10.24", "ApiVersion": "1.41", "MinAPIVersion": "1.12"}
         self.containers: dict[str, Container] = {}
         self.networks: dict[str, dict[str, Any]] = {}
         self.images: dict[str, dict[str, Any]] = {IMAGE: {"Cmd": ["idle"]}}

@@ -45,6 +45,7 @@ MATRIX: dict[tuple[str, str], str] = {
     ("POST", "/groups/x/stop"): "operator", ("POST", "/groups/x/restart"): "operator",
     ("POST", "/groups/x/clone"): "admin", ("GET", "/groups/x/graph"): "viewer", ("GET", "/groups/x/export"): "viewer",
     ("POST", "/groups/import"): "admin", ("POST", "/groups/x/import"): "admin",
+    ("GET", "/groups/x/logs"): "operator",
     ("GET", "/ports"): "viewer", ("GET", "/ports/9"): "viewer", ("POST", "/ports/9/check"): "viewer",
     ("POST", "/ports/allocate"): "operator", ("DELETE", "/ports/leases/99999"): "operator",
     ("GET", "/port-ranges"): "viewer", ("POST", "/port-ranges"): "admin", ("GET", "/port-ranges/99999"): "viewer",

@@ -149,6 +149,15 @@ def test_a_port_that_somebody_listens_on_is_not_leased(api: Kit, span: Any) -> N
     assert api.post("/ports/allocate", wish | {"protocol": "udp"})["port"] == span["start_port"]
 
 
+def test_a_port_outside_of_the_projects_ranges_is_refused_by_name(api: Kit, span: Any) -> None:
+    for port in (80, span["end_port"] + 1, 40_000):
+        wish = {"project": span["project"], "preferred_port": port}
+        (said,) = api.refused("POST", "/ports/allocate", wish, 422, "validation_failed")["errors"]["preferred_port"]
+        assert f"{span['start_port']}-{span['end_port']}" in said
+    wish = {"project": "without", "preferred_port": 8000}
+    assert "it has none" in str(api.refused("POST", "/ports/allocate", wish, 422, "validation_failed")["errors"])
+
+
 @pytest.mark.parametrize("port", [PORT, WS_PORT])
 def test_closs_own_ports_are_not_leased(api: Kit, port: int) -> None:
     problem = api.refused("POST", "/ports/allocate", {"project": "p", "preferred_port": port}, 409, "port_held")

@@ -310,7 +310,8 @@ def test_a_subscription_to_logs_has_a_worker_follow_them(gate: Gateway, monkeypa
     client = Socket(gate)
     gate.api.sent("logs")
     client.subscribe(events=["log.line"], service="s-1")
-    assert [list(each.args) for each in gate.api.sent("logs")] == [["s-1"]]
+    told = wait_until(lambda: gate.api.sent("logs"), 5)
+    assert [list(each.args) for each in told] == [["s-1"]]
     event = {"id": None, "type": "log.line", "service_id": "s-1", "group_name": None, "operation_id": None, "data": {}}
     gate.api.feed.publish(event)
     assert client.read() == event
@@ -324,6 +325,27 @@ def test_a_subscription_to_logs_has_a_worker_follow_them(gate: Gateway, monkeypa
     assert blind.subscribe(events=["log.line"], service="s-2")["code"] == "forbidden"
     assert "s-2" not in gate.api.feed.followed
     blind.close()
+
+
+def test_a_subscription_to_a_groups_logs_follows_all_of_it(gate: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "FOLLOW_EVERY_S", 0.0)
+    name = gate.api.group("a", "b")
+    client = Socket(gate)
+    gate.api.sent("logs")
+    client.subscribe(events=["log.line"], group=name)
+    followed: set[str] = set()
+
+    def all_are() -> bool:
+        followed.update(str(each.args[0]) for each in gate.api.sent("logs"))
+        return followed == {f"{name}-a", f"{name}-b"}
+
+    wait_until(all_are, 5)
+    event = {"id": None, "type": "log.line", "service_id": f"{name}-b", "group_name": name, "operation_id": None,
+             "data": {}}  # fmt: skip
+    gate.api.feed.publish({**event, "group_name": "other"})
+    gate.api.feed.publish(event)
+    assert client.read() == event
+    client.close()
 
 
 def test_a_message_over_64_kib_closes_with_1009(gate: Gateway) -> None:

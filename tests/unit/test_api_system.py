@@ -164,8 +164,21 @@ def test_system_info_has_every_member_of_the_contract(well: Kit) -> None:
     assert 64 < body["memory_total"] < 2**24
     beat(well, "worker", ENGINE)
     assert well.get("/system/info")["docker"] == {
-        "id": "I", "name": "N", "version": "20.10", "api_version": "1.41",
+        "id": "I", "name": "N", "version": "20.10", "api_version": "1.41", "warning": None,
+        "supported": {"oldest": "1.41", "newest": "1.51"},
     }  # fmt: skip
+
+
+def test_an_engine_outside_of_the_window_is_told_with_what_to_do(well: Kit) -> None:
+    beat(well, "worker", ENGINE | {"warning": "newer than tested"})
+    assert well.get("/system/info")["docker"]["warning"] == "newer than tested"
+    check = well.get("/health")["checks"]["docker"]
+    assert (check["status"], check["detail"]) == ("ok", "20.10, API 1.41; newer than tested")
+    beat(well, "worker", {"status": "failed", "detail": "too old: update it", "version": "19", "api_version": "1.40"})
+    shown = well.get("/system/info")["docker"]
+    assert (shown["id"], shown["api_version"], shown["warning"]) == (None, "1.40", "too old: update it")
+    check = well.get("/health")["checks"]["docker"]
+    assert (check["status"], check["detail"]) == ("failed", "too old: update it")
 
 
 def test_metrics_are_prometheus_text_and_take_a_key_as_bearer(well: Kit) -> None:
@@ -197,6 +210,24 @@ def test_logs_are_what_a_worker_gives(own: Kit) -> None:
     own.replies.reply = {}
     assert own.get(f"/services/{service_id}/logs")["lines"] == []
     assert list(own.sent("logs")[0].args[1:]) == [service_id, 100, None, None]
+
+
+def test_the_logs_of_a_group_are_one_answer(own: Kit) -> None:
+    name = own.group("web", "api")
+    own.replies.reply = {
+        "lines": [{**line("one"), "service_id": f"{name}-web"}],
+        "failed": {f"{name}-api": {"code": "engine_unreachable", "message": "gone"}},
+    }
+    body = own.get(f"/groups/{name}/logs?lines=7&q=o")
+    assert body["lines"] == [{**line("one"), "service_id": f"{name}-web"}]
+    assert body["failed"] == {f"{name}-api": "gone"}
+    (sent,) = own.sent("logs")
+    assert sent.actor_name == "read_many_logs"
+    assert list(sent.args) == [own.replies.asked[-1], [f"{name}-api", f"{name}-web"], 7, None, "o"]
+    empty = own.name()
+    own.post("/groups", {"name": empty})
+    assert own.get(f"/groups/{empty}/logs") == {"group": empty, "lines": [], "failed": {}}
+    own.refused("GET", "/groups/nowhere/logs", None, 404, "group_not_found")
 
 
 @pytest.mark.parametrize(

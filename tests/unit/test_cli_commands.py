@@ -401,6 +401,25 @@ def test_logs_of_a_group_are_interleaved_by_time_with_a_prefix(clos, run):
     assert out == "web   | one\nstore | two\nweb   | three\n"
 
 
+def test_logs_of_several_targets_are_one_stream_and_no_service_comes_twice(clos, run):
+    clos.log("shop-web", "one")
+    clos.log("shop-store", "two")
+    clos.log("shop-api", "three")
+    out = run("logs", "store", "shop/web", "--no-follow", "--no-timestamps")[1]
+    assert out == "web   | one\nstore | two\n"
+    assert run("logs", "shop", "web", "--no-follow", "--no-timestamps")[1].count("one") == 1
+
+
+def test_what_clos_remarks_and_what_could_not_be_read_is_said(clos, run):
+    clos.log("shop-web", "one")
+    clos.log_lines["shop-web"].append({"text": "the container is gone", "at": "2031-01-01T00:00:00Z", "stream": "clos"})
+    clos.unread = {"shop-api": "no engine"}
+    code, out, err = run("logs", "shop", "--no-follow", "--no-timestamps")
+    assert code == 0
+    assert "web   | -- the container is gone" in out
+    assert "shop-api: no engine" in err
+
+
 def test_config_prints_no_password(run, monkeypatch):
     monkeypatch.setenv("REDIS_URL", "redis://user:s3cret@127.0.0.1:6399/0")
     code, out, err = run("config")

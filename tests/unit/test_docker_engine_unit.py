@@ -629,7 +629,7 @@ def test_an_absent_engine_is_told_with_a_hint_and_is_found_when_it_comes_back(tm
     try:
         assert engine.start(spec()).alive
         assert engine.engine_info() == {
-            "id": "STAND:IN", "name": "stand-in", "version": "20.10.24", "api_version": "1.41",
+            "id": "STAND:IN", "name": "stand-in", "version": "20.10.24", "api_version": "1.41", "warning": None,
         }  # fmt: skip
     finally:
         engine.close()

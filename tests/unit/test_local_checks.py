@@ -1,6 +1,7 @@
 """What `clos doctor` and `clos config` see: each check with the state it was made for."""
 
 import http.server
+import json
 import os
 import socket
 import socketserver
@@ -245,12 +246,38 @@ class DockerVersion(http.server.BaseHTTPRequestHandler):
 def test_an_engine_tells_its_version_and_one_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), DockerVersion) as engine:
         threading.Thread(target=engine.handle_request, daemon=True).start()
-        (found,) = checks._docker(f"tcp://127.0.0.1:{engine.server_port}")
+        (found,) = checks._docker(f"tcp://127.0.0.1:{engine.server_port}", None)
     assert found.detail.startswith("engine 20.10.24, API 1.41")
     monkeypatch.setattr(checks, "_PROBE_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        (hangs,) = checks._docker(f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+        (hangs,) = checks._docker(f"tcp://127.0.0.1:{silent.getsockname()[1]}", None)
     assert "hangs" in hangs.detail
+
+
+def test_the_ports_of_a_clos_that_runs_are_those_at_which_it_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"url": "http://127.0.0.1:18181", "websocket_url": "ws://127.0.0.1:18182/api/v2/ws"}
+    configured = loaded(tmp_path)
+    monkeypatch.setattr(checks, "_runs", lambda *_: True)
+    assert next(each.detail for each in checks._ports(configured)).endswith("is CLOS's own")
+    (configured.home / "credentials.json").write_text(json.dumps(told))
+    assert [each.detail for each in checks._ports(configured)] == ["18181 is CLOS's own", "18182 is CLOS's own"]
+
+
+@pytest.mark.parametrize(
+    ("told", "pinned", "state", "said"),
+    [
+        ({"ApiVersion": "1.40", "Version": "19.03"}, None, checks.FAIL, "1.41"),
+        ({"ApiVersion": "1.60", "MinAPIVersion": "1.44", "Version": "31"}, None, checks.WARN, "1.60"),
+        ({"ApiVersion": "1.41", "Version": "20.10"}, "1.45", checks.FAIL, "docker.api_version is 1.45"),
+    ],
+)
+def test_an_engine_with_another_api_is_told(told: dict[str, str], pinned: str | None, state: str, said: str) -> None:
+    found = checks._spoken(told, "here", pinned)
+    assert found.state == state
+    assert said in found.detail
+    assert found.remedy
 
 
 def test_a_check_that_breaks_is_itself_a_failed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,31 @@ def test_a_reader_gets_the_last_lines_that_he_asked_for(kit):
     assert logs.read(kit.context, "shop-web", 10, later, None) == {"lines": []}
 
 
+def test_lines_of_several_services_come_in_the_order_of_their_times(kit):
+    kit.group("more", plain("api"))
+    for number in range(4):
+        kit.memory.write("shop-web" if number % 2 else "more-api", f"line {number}")
+
+    found = logs.read_many(kit.context, ["shop-web", "more-api", "gone"], 3, None, None)
+
+    assert [(line["service_id"], line["text"]) for line in found["lines"]] == [
+        ("shop-web", "line 1"),
+        ("more-api", "line 2"),
+        ("shop-web", "line 3"),
+    ]
+    assert found["failed"]["gone"]["code"] == "service_not_found"
+    found = logs.read_many(kit.context, ["shop-web", "more-api"], 9, None, "line 2")
+    assert [line["text"] for line in found["lines"]] == ["line 2"]
+
+
+def test_a_tick_forgets_what_deleted_services_wrote(kit):
+    kit.memory.write("shop-web", "mine")
+    kit.memory.write("gone", "nobody's")
+    logs.keep(kit.context)
+    assert [line.text for line in kit.memory.logs("shop-web", 9)] == ["mine"]
+    assert kit.memory.logs("gone", 9) == []
+
+
 def test_an_unknown_service_is_an_answer_too(kit):
     assert logs.read(kit.context, "no-such", 10, None, None)["error"]["code"] == "service_not_found"
 

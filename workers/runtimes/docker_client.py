@@ -6,10 +6,13 @@ from typing import Any
 
 import docker
 import requests
+import structlog
 from docker.errors import create_api_error_from_http_exception
 
+from domain.engine_api import OLDEST, choose
 from workers.runtimes.docker_errors import translated
 
+log = structlog.get_logger()
 SHORT_TIMEOUT_S = 3.0
 
 
@@ -19,8 +22,11 @@ class EngineClient:
     `from_env` is never used: it follows the Docker CLI's context, which may be another machine.
     """
 
-    def __init__(self, base_url: str, timeout_s: float, max_pool: int) -> None:
+    def __init__(self, base_url: str, timeout_s: float, max_pool: int, pinned: str | None = None) -> None:
         self.base_url = base_url
+        self._pinned = pinned
+        # What is to be said about the engine's version; known once it was connected to.
+        self.warning: str | None = None
         self.timeout_s = timeout_s
         self._max_pool = max_pool
         self._lock = threading.Lock()
@@ -30,6 +36,9 @@ class EngineClient:
         """This process's `APIClient`, untyped: half of its stubs are missing, and times are whole numbers there.
 
         Connecting negotiates the API's version, within `timeout_s`.
+
+        Raises:
+            EngineUnsupported: there is none that the engine and CLOS both know.
         """
         made = self._made
         if made and made[0] == os.getpid():
@@ -44,14 +53,27 @@ class EngineClient:
         return fresh
 
     def _connect(self, timeout_s: float) -> Any:
-        client: Any = docker.DockerClient(
+        # `version="auto"` would take whatever the engine has newest, tested or not.
+        asking = self._client(OLDEST, timeout_s)
+        try:
+            told = asking.version(api_version=False)
+        finally:
+            asking.close()
+        spoken = choose(
+            str(told.get("ApiVersion") or ""), told.get("MinAPIVersion") or None, told.get("Version"), self._pinned
+        )
+        if spoken.warning is not None and spoken.warning != self.warning:
+            log.warning("engine.not_tested", warning=spoken.warning)
+        self.warning = spoken.warning
+        return self._client(spoken.version, self.timeout_s)
+
+    def _client(self, version: str, timeout_s: float) -> Any:
+        return docker.DockerClient(
             base_url=self.base_url,
-            version="auto",
+            version=version,
             timeout=timeout_s,  # type: ignore[arg-type]  # the stubs say int, requests takes fractions
             max_pool_size=self._max_pool,
         ).api
-        client.timeout = self.timeout_s
-        return client
 
     def request(
         self,
@@ -84,10 +106,11 @@ class EngineClient:
         return response
 
     def info(self) -> dict[str, Any]:
-        """Who the engine is: `{id, name, version, api_version}`, within three seconds.
+        """Who the engine is: `{id, name, version, api_version, warning}`, within three seconds.
 
         Raises:
             EngineUnreachable: it does not answer.
+            EngineUnsupported: it is older or newer than what CLOS speaks.
         """
         limit_s = min(SHORT_TIMEOUT_S, self.timeout_s)
         with translated("ask Docker who it is", base_url=self.base_url, looking=True):
@@ -98,6 +121,7 @@ class EngineClient:
             "name": told.get("Name"),
             "version": told.get("ServerVersion"),
             "api_version": version,
+            "warning": self.warning,
         }
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """One service's container: found by its labels, made, adopted, replaced, taken away."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -46,6 +46,8 @@ class Containers:
         self._admission = admission
         self._attachments = Attachments(marks, self.find, self.inspect)
         self.observation = Observation(marks, self.inspect)
+        # Told of each container that is removed next, by its id.
+        self.before_removal: Callable[[str], None] = lambda _ref: None
 
     @property
     def _api(self) -> Any:
@@ -172,6 +174,7 @@ class Containers:
             ServiceRunning: it runs.
         """
         deadline = time.monotonic() + self._client.timeout_s
+        self.before_removal(ref)
         while time.monotonic() < deadline:
             before_effect()
             try:

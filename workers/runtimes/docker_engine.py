@@ -2,8 +2,9 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError
@@ -26,6 +27,7 @@ from workers.runtimes.docker_errors import (
 from workers.runtimes.docker_events import Events
 from workers.runtimes.docker_foreign import ForeignContainers
 from workers.runtimes.docker_images import Images, Limits
+from workers.runtimes.docker_keeping import Keeping
 from workers.runtimes.docker_names import Marks
 from workers.runtimes.docker_networks import Networks
 from workers.runtimes.docker_observation import rank
@@ -36,6 +38,7 @@ from workers.runtimes.docker_starting import Starting
 from workers.runtimes.docker_stats import Sampler
 from workers.runtimes.docker_volumes import Volumes
 from workers.runtimes.fence import before_effect
+from workers.runtimes.kept_logs import KeptLogs
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
 
 
@@ -53,9 +56,11 @@ class DockerEngine:
         label_prefix: str = "clos",
         image_limits: Limits | None = None,
         policy: ContainerPolicy | None = None,
+        kept_logs: Path | None = None,
+        api_version: str | None = None,
     ) -> None:
         self._marks = Marks(instance_id, label_prefix)
-        self._client = EngineClient(base_url, timeout_s, max_pool)
+        self._client = EngineClient(base_url, timeout_s, max_pool, api_version)
         self._networks = Networks(self._client, self._marks)
         self._admission = Admission(policy or ContainerPolicy())
         self._volumes = Volumes(self._client, self._marks)
@@ -72,12 +77,16 @@ class DockerEngine:
         self._reading = Reading(self._client, self._containers.find)
         self.foreign = ForeignContainers(self._client, self._marks)
         self._sampler = Sampler(self._reading.counters)
+        self._keeping: Keeping | None = None
+        if kept_logs is not None:
+            self._keeping = Keeping(self._client, self._marks, self._reading, KeptLogs(kept_logs))
+            self._containers.before_removal = self._keeping.before_removal
 
     def engine_info(self) -> dict[str, Any]:
-        """Who the engine is: `{id, name, version, api_version}`, within three seconds.
+        """Who the engine is: `{id, name, version, api_version, warning}`, within three seconds.
 
         Raises:
-            EngineUnreachable: it does not answer.
+            EngineUnreachable: it does not answer, or speaks no version that CLOS does.
         """
         return self._client.info()
 
@@ -203,8 +212,16 @@ class DockerEngine:
             docker_marked_volumes.remove(self._api, name, mark)
 
     def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
-        """The last `tail` lines, oldest first; none where there is no container."""
-        return self._reading.logs(service_id, tail, since)
+        """The last `tail` lines, oldest first: those of containers that are gone as well, as far as they were kept."""
+        if self._keeping is not None:
+            return self._keeping.logs(service_id, tail, since)
+        found = self._reading.log(service_id, tail, since)
+        return found[1] if found is not None else []
+
+    def keep_logs(self, registered: Callable[[], Collection[str]]) -> None:
+        """Keep what ended containers wrote. Nothing to do where there is no engine."""
+        if self._keeping is not None and not self.absent():
+            self._keeping.look(registered)
 
     def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
         """New lines, across restarts, until `stop()` or until the engine goes away."""

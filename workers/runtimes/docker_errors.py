@@ -48,6 +48,9 @@ _NO_IMAGE = re.compile(
     r"|invalid reference format|unable to find image|not found: does not exist",
     re.IGNORECASE,
 )
+# Up to engine 27, and from 28 on.
+_RUNS = re.compile(r"remove a running container|container is running")
+_NO_ADDRESS = "cannot assign requested address"
 _NO_COMMAND = re.compile(r"executable file not found|no such file or directory", re.IGNORECASE)
 _WRONG_FORMAT = re.compile(r"exec format error", re.IGNORECASE)
 _NETWORK_GONE = re.compile(r"network \S+ not found|could not find network|network \S+ is ambiguous", re.IGNORECASE)
@@ -88,7 +91,7 @@ def container_vanished(error: APIError) -> bool:
 
 def still_runs(error: APIError) -> bool:
     """Whether a removal was refused because the container runs."""
-    return status(error) == 409 and "remove a running container" in reason(error)
+    return status(error) == 409 and bool(_RUNS.search(reason(error)))
 
 
 def network_vanished(error: APIError) -> bool:
@@ -98,7 +101,7 @@ def network_vanished(error: APIError) -> bool:
 
 def taken_port(text: str, ports: Sequence[PortRequest]) -> TakenPort | None:
     """The port that the engine names as taken; None if its text is about something else."""
-    if not _PORT_TAKEN.search(text):
+    if not _PORT_TAKEN.search(text) or _NO_ADDRESS in text:
         return None
     for pattern in _PORT_ADDRESSES:
         if found := pattern.search(text):
@@ -161,7 +164,7 @@ def _start_hint(text: str) -> str | None:
         return "the image or its command is for another CPU, or is a script without `#!`"
     if _NO_COMMAND.search(text):
         return "the image has no such program, or a path in `command`, `working_dir` or `volumes` does not exist"
-    if "cannot assign requested address" in text:
+    if _NO_ADDRESS in text:
         return "this machine has no such address: correct the port's host_ip"
     return None
 

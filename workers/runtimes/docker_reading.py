@@ -19,6 +19,7 @@ from workers.runtimes.protocol import ExecResult, LogLine
 
 MAX_OUTPUT_BYTES = 4096
 _PAUSE_S = 0.5
+_MOST_KNOWN = 2000
 
 
 class Reading:
@@ -27,14 +28,38 @@ class Reading:
     def __init__(self, client: EngineClient, find: Callable[[str], Summary | None]) -> None:
         self._client = client
         self._find = find
+        self._terminals: dict[str, bool] = {}
 
-    def logs(self, service_id: str, tail: int, since: datetime | None) -> list[LogLine]:
-        """The last `tail` lines (at most 5000, 1 MiB), oldest first."""
-        tail = min(max(tail, 0), MAX_LINES)
+    def log(self, service_id: str, tail: int, since: datetime | None) -> tuple[str, list[LogLine]] | None:
+        """The last `tail` lines of a service's container, oldest first, and its id; None where there is none.
+
+        Raises:
+            EngineUnreachable: the engine does not answer.
+        """
         with translated(f"read the log of {service_id}", base_url=self._client.base_url, looking=True):
             found = self._find(service_id)
-            response = self._open(found["Id"], tail, since, follow=False) if found and tail else None
-            return read_lines(response, tail, self._client.timeout_s) if response else []
+        return (str(found["Id"]), self.lines_of(str(found["Id"]), tail, since)) if found else None
+
+    def lines_of(self, ref: str, tail: int, since: datetime | None) -> list[LogLine]:
+        """The last `tail` lines (at most 5000, 1 MiB) of a container; none where it is gone.
+
+        Raises:
+            EngineUnreachable: the engine does not answer.
+        """
+        with translated(f"read the log of the container {ref[:12]}", base_url=self._client.base_url, looking=True):
+            response = self._open(ref, tail, since, follow=False) if tail > 0 else None
+            if response is None:
+                return []
+            return read_lines(response, min(tail, MAX_LINES), self._client.timeout_s, self._has_terminal(ref))
+
+    def listed(self, filters: Mapping[str, Any]) -> list[Summary]:
+        """The containers that a filter finds, running or not.
+
+        Raises:
+            EngineUnreachable: the engine does not answer.
+        """
+        with translated("look at the containers", base_url=self._client.base_url, looking=True):
+            return list(self._client.api().containers(all=True, filters=filters))
 
     def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
         """New lines from now on. A silent stream is opened again after `timeout_s`, from its last line on."""
@@ -46,8 +71,9 @@ class Reading:
                     response = self._open(found["Id"], None, since, follow=True) if found else None
             except EngineUnreachable:
                 return
-            if response is not None:
-                for line in self._lines(response, stop):
+            if found and response is not None:
+                terminal = self._has_terminal(found["Id"])
+                for line in self._lines(response, stop, terminal):
                     if line and line.at:
                         since = line.at + timedelta(microseconds=1)
                     yield line
@@ -55,8 +81,8 @@ class Reading:
             yield None
 
     @staticmethod
-    def _lines(response: requests.Response, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
-        reader = FrameReader(response)
+    def _lines(response: requests.Response, stop: Callable[[], bool], terminal: bool) -> Iterator[LogLine | None]:
+        reader = FrameReader(response, terminal)
         assembler = LineAssembler()
         try:
             while not reader.ended and not stop():
@@ -68,6 +94,18 @@ class Reading:
             yield from assembler.rest()
         finally:
             reader.close()
+
+    def _has_terminal(self, ref: str) -> bool:
+        """Whether its stream has no frames; a container's configuration never changes, so it is asked once."""
+        if ref not in self._terminals:
+            if len(self._terminals) >= _MOST_KNOWN:
+                self._terminals.clear()
+            try:
+                inspected = self._client.api().inspect_container(ref)
+            except BROKEN:
+                return False
+            self._terminals[ref] = bool((inspected.get("Config") or {}).get("Tty"))
+        return self._terminals[ref]
 
     def _open(self, ref: str, tail: int | None, since: datetime | None, follow: bool) -> requests.Response | None:
         params: dict[str, Any] = {

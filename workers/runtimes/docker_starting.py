@@ -1,5 +1,6 @@
 """Running a container, whoever else is at work on it or on its network."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ from workers.runtimes.docker_names import Marks
 from workers.runtimes.fence import before_effect
 
 # How often a start begins again when others take the container or its network away.
-_ROUNDS = 4
+_ROUNDS = 8
+_PAUSE_S = 0.05
 
 
 class Starting:
@@ -44,7 +46,7 @@ class Starting:
             StartFailed: it does not start, or others keep removing it.
             PolicyDenied: it asks for what it may not have.
         """
-        for _ in range(_ROUNDS):
+        for tries in range(_ROUNDS):
             instance = made(spec)
             if instance.alive or not instance.ref:
                 return instance
@@ -56,6 +58,8 @@ class Starting:
                 vanished = network_vanished(error)
                 runs = self._containers.undo(instance, spec, also_exited=vanished)
                 if runs or vanished or container_vanished(error):
+                    # An engine lists what it removes for a while (28 for longer than 20.10 did).
+                    time.sleep(_PAUSE_S * tries)
                     continue
                 raise self.error(error, spec) from error
             return self._containers.look(instance.ref) or Instance(spec.id)

@@ -30,10 +30,12 @@ class FrameReader:
     """Reads a stream in a thread of its own, since a read of the engine's can last for ever.
 
     `next(timeout_s)` gives a frame, None where none came in time; `ended` is true after the last one, however
-    the stream ended. The queue is bounded: an engine that is quicker than its reader waits.
+    the stream ended. The queue is bounded: an engine that is quicker than its reader waits. `terminal`: the container
+    has one, so the stream is what stands on it, without frames, and a frame is a line of it.
     """
 
-    def __init__(self, response: requests.Response) -> None:
+    def __init__(self, response: requests.Response, terminal: bool = False) -> None:
+        self._read_frame = _Terminal(response).read if terminal else lambda: _read_frame(response)
         self._frames: queue.Queue[Frame | None] = queue.Queue(maxsize=256)
         self._closed = threading.Event()
         self.ended = False
@@ -65,7 +67,7 @@ class FrameReader:
     def _read(self) -> None:
         try:
             while not self._closed.is_set():
-                frame = _read_frame(self._response)
+                frame = self._read_frame()
                 if frame is None or not self._put(frame):
                     break
         except (*BROKEN, ValueError, AttributeError):
@@ -81,6 +83,26 @@ class FrameReader:
                 continue
             return True
         return False
+
+
+class _Terminal:
+    """Reads what stands on a container's terminal. A time may be cut anywhere, so only whole lines are given."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self._response = response
+        self._rest = b""
+
+    def read(self) -> Frame | None:
+        """The next line, or what is left at the end; None after it."""
+        while b"\n" not in self._rest and len(self._rest) < _MAX_LINE_BYTES:
+            piece = self._response.raw.read1(_MAX_LINE_BYTES)
+            if not piece:
+                line, self._rest = self._rest, b""
+                return ("stdout", line) if line else None
+            self._rest += piece
+        end = self._rest.find(b"\n") + 1 or len(self._rest)
+        line, self._rest = self._rest[:end], self._rest[end:]
+        return "stdout", line
 
 
 def _read_frame(response: requests.Response) -> Frame | None:
@@ -128,9 +150,9 @@ class LineAssembler:
         return LogLine(plain(self._parts.pop(stream)), self._at.pop(stream), stream)
 
 
-def read_lines(response: requests.Response, tail: int, limit_s: float) -> list[LogLine]:
+def read_lines(response: requests.Response, tail: int, limit_s: float, terminal: bool = False) -> list[LogLine]:
     """The last `tail` lines of a stream that ends, at most 1 MiB of them, within `limit_s`."""
-    reader = FrameReader(response)
+    reader = FrameReader(response, terminal)
     assembler = LineAssembler()
     lines: deque[LogLine] = deque(maxlen=tail)
     deadline = time.monotonic() + limit_s

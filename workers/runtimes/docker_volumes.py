@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from docker.errors import APIError
 
+from domain.clone_storage import MARK
 from domain.errors import StartFailed
 from domain.specs import ServiceSpec
 from workers.runtimes.docker_client import EngineClient
@@ -61,6 +62,13 @@ class Volumes:
         """Data is never thrown away for a change of options: that is for people to decide."""
         if definition.get("external"):
             return
+        mark = (definition.get("labels") or {}).get(MARK)
+        if mark is not None and (there.get("Labels") or {}).get(MARK) != mark:
+            raise StartFailed(
+                f"volume {name} was there before this clone, so it is not its own",
+                hint="remove it (`docker volume rm`), or clone under another name",
+                volume=name,
+            )
         driver, options = definition.get("driver") or "local", _texts(definition.get("driver_opts"))
         if there.get("Driver") != driver or (there.get("Options") or {}) != options:
             raise StartFailed(

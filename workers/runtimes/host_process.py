@@ -5,7 +5,7 @@ CLOS's mark, so every instance can be found whatever became of its starter. stdo
 file: lines of both have the stream `stdout`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -168,6 +168,10 @@ class HostProcess:
     def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
         """New lines of its log as they come."""
         return self._logs.follow(service_id, stop)
+
+    def keep_logs(self, registered: Callable[[], Collection[str]]) -> None:
+        """Log files are there whether their process runs or not; those of nobody's are deleted."""
+        self._logs.forget(registered, lambda: [each.service_id for each in self._state.identities()])
 
     def rotate_logs(self) -> None:
         """Rotate what has grown too large; the state collector's work."""

@@ -3,7 +3,7 @@ request (`behave`, `hold`, `end`)."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -264,6 +264,13 @@ class InMemory:
     def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
         """The last lines."""
         return self._lines.tail(service_id, tail, since)
+
+    def keep_logs(self, registered: Callable[[], Collection[str]]) -> None:
+        """Lines are kept anyway; those of nobody's are forgotten."""
+        known = set(registered())
+        with self._changed:
+            known |= self._instances.keys()
+        self._lines.forget(known)
 
     def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
         """New lines as they are written."""

@@ -1,7 +1,7 @@
 """The output of instances that exist only in memory."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 
 from workers.runtimes.protocol import LogLine
@@ -34,6 +34,13 @@ class Lines:
         with self._written:
             lines = self._lines.get(service_id, [])[-tail:] if tail > 0 else []
         return [line for line in lines if since is None or (line.at is not None and line.at >= since)]
+
+    def forget(self, known: Collection[str]) -> None:
+        """Drop the lines of all others."""
+        with self._written:
+            for service_id in self._lines.keys() - set(known):
+                self._dropped[service_id] = self._count(service_id)
+                del self._lines[service_id]
 
     def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
         """New lines as they are written."""

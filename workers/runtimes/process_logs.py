@@ -7,11 +7,12 @@ when (`<log>.times`); a line's time is that of the first note that lies behind i
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _LINE_LIMIT = 64 * 2**10
 _TIMES_LIMIT = 64 * 2**10
 _POLL_S = 0.1
 _IDLE_S = 0.7
+_OF_A_LOG = re.compile(r"\.log(?:\.[0-9]+)?(?:\.times)?(?:\.new)?\Z")
 
 
 class ProcessLogs:
@@ -76,6 +78,17 @@ class ProcessLogs:
                 with contextlib.suppress(FileNotFoundError):
                     if path.stat().st_size > self._size_limit:
                         _rotate(path)
+
+    def forget(self, registered: Callable[[], Collection[str]], there: Callable[[], Collection[str]]) -> None:
+        """Delete the files of services that are not registered and of which no launch is known."""
+        # Before the questions, so that a service that is registered in between has none among them.
+        files = [path for path in self.folder.glob("*.log*") if path.is_file()]
+        if not files:
+            return
+        known = {slug(each) for each in (*registered(), *there())}
+        for path in files:
+            if _OF_A_LOG.sub("", path.name) not in known:
+                path.unlink(missing_ok=True)
 
     def tail(self, service_id: str, lines: int, since: datetime | None = None) -> list[LogLine]:
         """The last lines, oldest first; those whose time is unknown count as older than any `since`."""

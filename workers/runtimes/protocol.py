@@ -1,6 +1,6 @@
 """What every runtime can do. One contract suite (`tests/contract`) runs against all of them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -137,6 +137,14 @@ class Runtime(Protocol):
 
     def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
         """The last `tail` lines (at most 5000, 1 MiB), oldest first."""
+        ...
+
+    def keep_logs(self, registered: Callable[[], Collection[str]]) -> None:
+        """Keep the lines of instances that ended, and delete those of services that are not registered any more and
+        have no instance. `registered` gives the ids of those that are; it is asked after the lines are listed.
+
+        Raises EngineUnreachable if it cannot look.
+        """
         ...
 
     def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
