@@ -52,10 +52,23 @@ def reverse(edges: Edges) -> dict[str, set[str]]:
     return turned
 
 
-def longest_path(edges: Edges) -> list[str]:
-    """The longest chain of needs, what is needed first: a plan's critical path when all steps weigh the same."""
-    best: dict[str, list[str]] = {}
+def longest_path(edges: Edges, weights: Mapping[str, float] | None = None) -> list[str]:
+    """The heaviest chain of needs, what is needed first: a plan's critical path.
+
+    A node without a weight weighs as much as the others do on average; without any, all weigh the same.
+    """
+    known = [weight for node, weight in (weights or {}).items() if node in edges]
+    usual = sum(known) / len(known) if sum(known) > 0 else 1.0
+    heaviest: dict[str, tuple[float, int]] = {}
+    before: dict[str, str | None] = {}
     for node in order(edges):
-        before = max((best.get(need, []) for need in sorted(edges.get(node, ()))), key=len, default=[])
-        best[node] = [*before, node]
-    return max(best.values(), key=len, default=[])
+        needs = [need for need in sorted(edges.get(node, ())) if need in heaviest]
+        first = max(needs, key=lambda need: heaviest[need], default=None)
+        weight, length = heaviest[first] if first is not None else (0.0, 0)
+        heaviest[node], before[node] = (weight + (weights or {}).get(node, usual), length + 1), first
+    path: list[str] = []
+    last = max(heaviest, key=lambda node: heaviest[node], default=None)
+    while last is not None:
+        path.append(last)
+        last = before[last]
+    return path[::-1]

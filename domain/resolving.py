@@ -10,8 +10,10 @@ from typing import Any
 
 from domain.configuration import Conflicts
 from domain.observation import ObservedState, Phase
-from domain.planning import Action, Plan, Step, plan_start, plan_stop
+from domain.planning import Action, Plan, Step
 from domain.specs import ServiceSpec
+from domain.starting import plan_start
+from domain.stopping import plan_stop
 from domain.strategies import Move, Resolution
 
 

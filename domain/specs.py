@@ -59,11 +59,13 @@ class PortRequest:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """`service` is the id of the service that is waited for."""
+    """`service` is the id of the service that is waited for. `restart`: whoever waits is restarted after that service
+    was updated or restarted on request."""
 
     service: str
     condition: Condition = Condition.STARTED
     required: bool = True
+    restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Groups of services."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -62,6 +62,19 @@ def get(session: Session, name: str) -> Group:
     if found is None:
         raise GroupNotFound(name)
     return found
+
+
+def with_dependencies(session: Session, names: Collection[str]) -> list[Group]:
+    """These groups and those that they depend on, however far, by name; what is not registered is left out."""
+    found: dict[str, Group] = {}
+    wanted = set(names)
+    while wanted:
+        rows = session.scalars(select(Group).where(Group.name.in_(wanted))).all()
+        found |= {group.name: group for group in rows}
+        wanted = {other for group in rows for other in group.dependencies or ()} - found.keys()
+        if not rows:
+            break
+    return [found[name] for name in sorted(found)]
 
 
 def add(session: Session, name: str, **fields: Any) -> Group:

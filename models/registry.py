@@ -308,6 +308,7 @@ def _depend(session: Session, service: Service, references: list[Mapping[str, An
             depends_on=other,
             condition=reference.get("condition") or "started",
             required=reference.get("required", True),
+            restart=reference.get("restart", False),
         )
         for other, reference in zip(ids, references, strict=True)
     }

@@ -8,14 +8,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Row, Select, bindparam, select, update
+from sqlalchemy import Row, Select, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from domain import graph
-from domain.errors import DependencyCycle, GroupNotFound, UnknownDependency
+from domain.errors import DependencyCycle, UnknownDependency
 from domain.specs import RuntimeKind
 from domain.states import UP, Desired
 from models import groups as registered_groups
+from models import registry_reach
 from models.base import table_of
 from models.groups import Group
 from models.operation_rows import group_target, service_target
@@ -25,24 +26,9 @@ _RUNNING = tuple(status.value for status in UP)
 _services, _needs = table_of(Service), table_of(ServiceDependency)
 
 
-def _reach(roots: ColumnElement[bool], start: ColumnElement[str], end: ColumnElement[str]) -> Select[Any]:
-    reached = select(_services.c.id).where(roots).cte("reached", recursive=True)
-    reached = reached.union(select(end).join(reached, start == reached.c.id))
-    # A row that v1's tools left may name a service that is gone.
-    return select(_services.c.id, _services.c.runtime, _services.c.group_name, _services.c.desired).join(
-        reached, _services.c.id == reached.c.id
-    )
-
-
-# Built once: building one takes longer than its answer, and a start waits for it.
-_roots: BindParameter[str] = bindparam("roots", expanding=True)
-_NEEDED = _reach(_services.c.id.in_(_roots), _needs.c.service_id, _needs.c.depends_on)
-_NEEDED_BY_GROUPS = _reach(_services.c.group_name.in_(_roots), _needs.c.service_id, _needs.c.depends_on)
-_NEEDING = _reach(_services.c.id.in_(_roots), _needs.c.depends_on, _needs.c.service_id)
 _ROWS: Select[Any] = select(_services.c.id, _services.c.runtime, _services.c.group_name, _services.c.desired).where(
     _services.c.id.in_(bindparam("ids", expanding=True))
 )
-_GROUP_NEEDS = select(table_of(Group).c.dependencies).where(table_of(Group).c.name == bindparam("name"))
 _WANT = update(_services).where(
     _services.c.id.in_(bindparam("ids", expanding=True)), _services.c.runtime != RuntimeKind.EXTERNAL.value
 )
@@ -116,23 +102,6 @@ def refuse_cycles(session: Session) -> None:
         raise DependencyCycle(named) from None
 
 
-def closure(session: Session, roots: Collection[str]) -> dict[str, str]:
-    """Services and everything that they need, each with its runtime."""
-    return {row.id: row.runtime for row in _rows(session, _NEEDED, roots)}
-
-
-def dependents(session: Session, roots: Collection[str]) -> set[str]:
-    """Everything that needs one of these services, however far, without them."""
-    return {row.id for row in _rows(session, _NEEDING, roots)} - set(roots)
-
-
-def _rows(session: Session, reach: Select[Any], roots: Collection[str]) -> Sequence[Row[Any]]:
-    if not roots:
-        return ()
-    session.flush()
-    return session.execute(reach, {"roots": list(roots)}).all()
-
-
 def required_by(session: Session, service_ids: Collection[str]) -> list[str]:
     """Services outside of these that cannot do without one of them."""
     return sorted(
@@ -148,31 +117,6 @@ def required_by(session: Session, service_ids: Collection[str]) -> list[str]:
     )
 
 
-def groups_needed(session: Session, name: str) -> list[str]:
-    """The groups that a group depends on, however far, without itself.
-
-    Raises:
-        GroupNotFound: there is no such group.
-    """
-    session.flush()
-    found = session.execute(_GROUP_NEEDS, {"name": name}).first()
-    if found is None:
-        raise GroupNotFound(name)
-    if not found.dependencies:
-        return []  # most have none, and this is on the way of every start
-    needs = {each: needed or [] for each, needed in session.execute(select(Group.name, Group.dependencies)).all()}
-    return sorted(graph.closure(needs, [name]) - {name})
-
-
-def services_of(session: Session, group_names: Collection[str]) -> list[str]:
-    """The ids of the groups' services, in order."""
-    if not group_names:
-        return []
-    return list(
-        session.scalars(select(Service.id).where(Service.group_name.in_(group_names)).order_by(Service.id)).all()
-    )
-
-
 def targets_for(
     session: Session,
     kind: str,
@@ -185,11 +129,12 @@ def targets_for(
     with_dependencies: bool = True,
     cascade: bool = False,
 ) -> Targets:
-    """What `start`, `stop`, `restart` or `remove` of a group, a service, or several of both works on.
+    """What `start`, `stop`, `restart`, `update` or `remove` of a group, a service, or several of both works on.
 
     `only` are ids of the group's services, where not all are meant. A start and a restart take what is needed along
-    (`with_dependencies`), a group's also the services of the groups that it depends on; a stop takes what needs it
-    only with `cascade`. External services are watched, so they are not held.
+    (`with_dependencies`), also the services of the groups that their groups depend on; a restart and an update what
+    runs and asks to be restarted with them; a stop takes what needs it only with `cascade`. External services are
+    watched, so they are not held.
 
     Raises:
         GroupNotFound: there is no such group.
@@ -202,10 +147,12 @@ def targets_for(
     else:
         named = {*single, *(each for name in whole for each in _of_group(session, name, only))}
         if kind == "stop":
-            running = _running(session, dependents(session, named))
-        worked_on = {*named, *(running if cascade else ())}
-        taken = _rows_of(session, worked_on)
-    rows = sorted(taken, key=lambda row: row.id)
+            running = _running(session, registry_reach.dependents(session, named))
+        taken = {row.id: row for row in _rows_of(session, {*named, *(running if cascade else ())})}
+    if kind in ("restart", "update"):
+        following = _running(session, registry_reach.following(session, named)) - taken.keys()
+        taken |= {row.id: row for row in _rows_of(session, following)}
+    rows = [taken[each] for each in sorted(taken)]
     locks = [service_target(row.id) for row in rows if row.runtime != RuntimeKind.EXTERNAL]
     return Targets(
         tuple(sorted(named)),
@@ -234,20 +181,18 @@ def together(targets: Sequence[Targets]) -> Targets:
 
 def _with_what_is_needed(
     session: Session, whole: Sequence[str], single: Collection[str], only: Collection[str] | None
-) -> tuple[set[str], Sequence[Row[Any]]]:
-    if not whole:
-        return set(single), _rows(session, _NEEDED, single)
-    others = {each for name in whole for each in groups_needed(session, name)}
-    if only is None and not single:
-        rows = _rows(session, _NEEDED_BY_GROUPS, [*whole, *(others - set(whole))])
-        return {row.id for row in rows if row.group_name in whole}, rows
+) -> tuple[set[str], dict[str, Row[Any]]]:
+    if only is None:
+        rows = registry_reach.needed(session, single, whole)
+        return {*single, *(row.id for row in rows.values() if row.group_name in whole)}, rows
     named = {*single, *(each for name in whole for each in _of_group(session, name, only))}
-    return named, _rows(session, _NEEDED, {*named, *services_of(session, others)})
+    rows = registry_reach.needed(session, named)
+    return named, rows
 
 
 def _of_group(session: Session, group: str, only: Collection[str] | None) -> Sequence[str]:
     registered_groups.get(session, group)
-    members = services_of(session, [group])
+    members = registry_reach.services_of(session, [group])
     return members if only is None else [each for each in members if each in only]
 
 

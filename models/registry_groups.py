@@ -7,7 +7,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from domain.errors import GroupNotFound, UnknownDependency, ValidationFailed
-from models import groups, registry, registry_graph, registry_references
+from models import groups, registry, registry_graph, registry_reach, registry_references
 from models.groups import Group
 from models.services import Service
 
@@ -118,7 +118,7 @@ def refuse_if_required(session: Session, name: str) -> None:
     needing = sorted(other for other, needs in rows if name in (needs or ()))
     if needing:
         raise registry.ServiceRequired(f"group {name}", [f"group {other}" for other in needing])
-    registry.refuse_if_required(session, f"group {name}", registry_graph.services_of(session, [name]))
+    registry.refuse_if_required(session, f"group {name}", registry_reach.services_of(session, [name]))
 
 
 def delete_group(session: Session, name: str) -> None:
@@ -131,5 +131,5 @@ def delete_group(session: Session, name: str) -> None:
     if session.get(Group, name) is None:
         raise GroupNotFound(name)
     refuse_if_required(session, name)
-    registry.forget(session, registry_graph.services_of(session, [name]))
+    registry.forget(session, registry_reach.services_of(session, [name]))
     session.execute(delete(Group).where(Group.name == name))

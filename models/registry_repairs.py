@@ -12,7 +12,7 @@ from domain.errors import OperationInProgress
 from domain.reconciling import Need, Repairs, repairs
 from domain.specs import Condition, RuntimeKind
 from domain.states import UP, Desired, OperationStatus, ServiceStatus
-from models import operations, registry_graph
+from models import groups, operations, registry_reach
 from models.base import now
 from models.groups import Group
 from models.operations import Operation, service_target
@@ -41,11 +41,9 @@ def sort(session: Session, due: Collection[str]) -> tuple[Repairs, Registry]:
 
 
 def _around(session: Session, due: Collection[str]) -> Registry:
-    roots = set(due)
-    groups = {row.group_name for row in session.execute(select(Service.group_name).where(Service.id.in_(due)))}
-    by_group = {name: registry_graph.groups_needed(session, name) for name in sorted(groups)}
-    roots |= set(registry_graph.services_of(session, {other for others in by_group.values() for other in others}))
-    ids = registry_graph.closure(session, roots)
+    names = {row.group_name for row in session.execute(select(Service.group_name).where(Service.id.in_(due)))}
+    by_group = {name: {each.name for each in groups.with_dependencies(session, [name])} - {name} for name in names}
+    ids = registry_reach.needed(session, due)
     services = {
         service.id: service
         for service in session.scalars(select(Service).where(Service.id.in_(ids)).options(lazyload("*")))

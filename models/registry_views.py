@@ -50,7 +50,8 @@ _NO_TEXT, _NO_NUMBER, _NO_FLAG = literal_column("''", String), literal_column("0
 
 @dataclass(slots=True)
 class ServiceView:
-    """A service as it stands in the record. `depends_on` are (group, name or id, condition, required)."""
+    """A service as it stands in the record. `depends_on` are (group, name or id, condition, required,
+    restart)."""
 
     row: Row[Any]
     tags: list[str] = field(default_factory=list)
@@ -58,7 +59,7 @@ class ServiceView:
     secrets: list[str] = field(default_factory=list)
     volumes: list[str] = field(default_factory=list)
     networks: list[str] = field(default_factory=list)
-    depends_on: list[tuple[str | None, str, str, bool]] = field(default_factory=list)
+    depends_on: list[tuple[str | None, str, str, bool, bool]] = field(default_factory=list)
     claims: list[Row[Any]] = field(default_factory=list)
     # The texts of its instance in which something is to be put in; a secret's is shown to nobody.
     texts: list[str] = field(default_factory=list)
@@ -175,6 +176,7 @@ _DEPENDENCIES = (
         _depended.name,
         ServiceDependency.condition,
         ServiceDependency.required,
+        ServiceDependency.restart,
     )
     .outerjoin(_depended, _depended.id == ServiceDependency.depends_on)
     .where(ServiceDependency.service_id.in_(_IDS))
@@ -200,8 +202,9 @@ def _add_children(session: Session, views: dict[str, ServiceView]) -> None:
             view.texts.append(b)
     for claim in session.execute(_CLAIMS, ids).all():
         views[claim.service_id].claims.append(claim)
-    for service_id, other, group, name, condition, required in session.execute(_DEPENDENCIES, ids).all():
-        views[service_id].depends_on.append((group, name or other, condition, bool(required)))
+    for row in session.execute(_DEPENDENCIES, ids).all():
+        need = (row.group_name, row.name or row.depends_on, row.condition, bool(row.required), bool(row.restart))
+        views[row.service_id].depends_on.append(need)
 
 
 def last_metrics(session: Session, service_ids: Sequence[str]) -> dict[str, Row[Any]]:
@@ -246,7 +249,17 @@ def names_of_group(session: Session, group: str) -> dict[str, str]:
 def graph_rows(session: Session, service_ids: Collection[str]) -> tuple[Sequence[Any], Sequence[Any]]:
     """These services as nodes, and what each of them needs as edges."""
     nodes = session.execute(
-        select(Service.id, Service.name, Service.group_name, Service.runtime, Service.status, Service.health_status)
+        select(
+            Service.id,
+            Service.name,
+            Service.group_name,
+            Service.runtime,
+            Service.status,
+            Service.health_status,
+            (
+                Service.health_check_enabled & (Service.health_check_type.is_not(None) | (Service.health_url != ""))
+            ).label("checked"),
+        )
         .where(Service.id.in_(service_ids))
         .order_by(Service.id)
     ).all()

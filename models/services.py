@@ -171,7 +171,7 @@ class Service(Base):
             stop_timeout_s=self.stop_timeout,
             ports=self.port_requests(),
             depends_on=tuple(
-                Dependency(row.depends_on, Condition(row.condition), row.required)
+                Dependency(row.depends_on, Condition(row.condition), row.required, row.restart)
                 for row in sorted(self.dependencies, key=lambda row: row.depends_on)
             ),
             health_check=self.health_check(),
@@ -226,3 +226,5 @@ class ServiceDependency(Base):
     depends_on: Mapped[str] = mapped_column(String(160), primary_key=True, index=True)
     condition: Mapped[str] = mapped_column(String(10), server_default="started", default="started")
     required: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
+    # It is restarted after that one was updated, or restarted on request.
+    restart: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)

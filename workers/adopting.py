@@ -14,17 +14,20 @@ import structlog
 
 from domain import graph
 from domain.errors import Cancelled, EngineUnreachable
-from domain.planning import Action, Plan, Step, edges_of, plan_start, plan_stop
+from domain.needs import edges_of
+from domain.planning import Action, Plan, Step
 from domain.resolving import Decision
+from domain.starting import plan_start
 from domain.states import Desired, OperationStatus
-from models import operations, registry_graph, registry_imports
+from domain.stopping import plan_stop
+from models import operations, registry_graph, registry_imports, registry_reach
 from models.operations import Operation
-from workers import runner
+from workers import carrying
+from workers.carrying import Subject
 from workers.claims import Claim
 from workers.context import Context
 from workers.executor import Outcome
 from workers.journal import Journal
-from workers.runner import Subject
 from workers.runtimes.compose_project import Project
 from workers.runtimes.docker_engine import DockerEngine
 
@@ -93,7 +96,7 @@ def take_over(
     plan, decision = _plan(context, subject, foreign)
     _want(context, claim, subject, Desired.RUNNING)
     journal.begin(plan)
-    outcome = runner.carry(context, operation, claim, journal, subject, plan, decision)
+    outcome = carrying.carry(context, operation, claim, journal, subject, plan, decision)
     if outcome.failed or outcome.cancelled:
         _go_back(context, operation, claim, journal, subject, [each for each in foreign if each.ref in ran], decision)
         result["runs"] = "the containers that Compose made"
@@ -120,14 +123,14 @@ def _subject(context: Context, group: str, foreign: Sequence[Foreign], ran: set[
     names = tuple(sorted({each.service for each in foreign if each.ref in ran}))
     with context.record.read() as session:
         ids = registry_imports.ids_of(session, group, names)
-        taken = registry_graph.closure(session, ids)
-    return runner.read_subject(context.record, sorted(taken))
+        taken = registry_reach.needed(session, ids)
+    return carrying.read_subject(context.record, sorted(taken))
 
 
 def _plan(context: Context, subject: Subject, foreign: Sequence[Foreign]) -> tuple[Plan, Decision]:
     observed = context.observer.snapshot(subject.specs, subject.health)
-    images = runner.images_ready(context, subject.specs, observed)
-    start = plan_start(subject.specs, observed, set(subject.by_id), images, subject.group_order)
+    images = carrying.images_ready(context, subject.specs, observed)
+    start = plan_start(subject.specs, observed, set(subject.by_id), images, subject.groups)
     early = tuple(step.id for step in start.steps if step.action in (Action.PULL, Action.BUILD))
     stops = _stops(subject, [each for each in foreign if each.running], early)
     gate = stops[-1].id if stops else None
@@ -189,7 +192,7 @@ def _go_back(
     ]
     plan = Plan((*away.steps, *back))
     journal.begin(plan)
-    undone = runner.carry(context, operation, claim, journal, subject, plan, decision)
+    undone = carrying.carry(context, operation, claim, journal, subject, plan, decision)
     for step, error in undone.failed.items():
         log.error("takeover.not_undone", operation_id=operation.id, step=step, error=str(error))
 

@@ -26,14 +26,14 @@ from models.conflict_requests import RESOLVE, UNDO
 from models.operations import Operation
 from models.port_moves import UndoImpossible
 from models.ports import PortClaim, PortConflict
-from workers import port_scan, runner
+from workers import carrying, port_scan
+from workers.carrying import Subject
 from workers.claims import Claim
 from workers.context import Context
 from workers.journal import Journal
 from workers.port_guard import PLANS_AGAIN
 from workers.port_questions import Asked, chosen, question
 from workers.port_steps import hidden, is_free, refuse_held
-from workers.runner import Subject
 from workers.runtimes import termination
 
 log = structlog.get_logger()
@@ -88,9 +88,9 @@ def settle(context: Context, operation: Operation, claim: Claim, journal: Journa
     before: Decision | None = None
     for tries in range(PLANS_AGAIN + 1):
         decision, moved, restored = _decision(context, operation, before)
-        subject = runner.read_subject(context.record, sorted({*decision.services, *asked.get("services", ())}))
+        subject = carrying.read_subject(context.record, sorted({*decision.services, *asked.get("services", ())}))
         observed = context.observer.snapshot(subject.specs, subject.health, need=not asked.get("dry_run"))
-        images = runner.images_ready(context, subject.specs, observed)
+        images = carrying.images_ready(context, subject.specs, observed)
         plan = plan_resolution(subject.specs, observed, decision, images, moved, restored)
         if asked.get("dry_run"):
             journal.finish(OperationStatus.COMPLETED, {"plan": plan.as_dict()})
@@ -99,15 +99,15 @@ def settle(context: Context, operation: Operation, claim: Claim, journal: Journa
             _refuse_taken(context, decision, subject)
         _write_down(context, operation, claim, decision)
         journal.begin(plan, decision.as_dict())
-        outcome = runner.carry(context, operation, claim, journal, subject, plan, decision)
-        if tries == PLANS_AGAIN or not runner.was_taken(outcome):
+        outcome = carrying.carry(context, operation, claim, journal, subject, plan, decision)
+        if tries == PLANS_AGAIN or not carrying.was_taken(outcome):
             break
         before = decision
         log.info("conflict.planned_again", operation_id=operation.id, failed=sorted(outcome.failed))
     if outcome.failed and not outcome.cancelled:
         _start_again(context, operation, claim, journal, decision)
     note(context)
-    runner.conclude(context, journal, operation, subject, plan, outcome)
+    carrying.conclude(context, journal, operation, subject, plan, outcome)
 
 
 def _refuse_taken(context: Context, decision: Decision, subject: Subject) -> None:
@@ -142,14 +142,14 @@ def _write_down(context: Context, operation: Operation, claim: Claim, decision: 
 
 def _start_again(context: Context, operation: Operation, claim: Claim, journal: Journal, decision: Decision) -> None:
     """A resolution that failed leaves running what ran before it."""
-    subject = runner.read_subject(context.record, sorted(decision.restarts))
+    subject = carrying.read_subject(context.record, sorted(decision.restarts))
     observed = context.observer.snapshot(subject.specs, subject.health)
     down = tuple(each for each in decision.restarts if not observed.of(each).alive)
-    images = runner.images_ready(context, subject.specs, observed)
+    images = carrying.images_ready(context, subject.specs, observed)
     plan = plan_resolution(subject.specs, observed, Decision(restarts=down), images)
     if plan.steps:
         journal.begin(plan)
-        runner.carry(context, operation, claim, journal, subject, plan, Decision())
+        carrying.carry(context, operation, claim, journal, subject, plan, Decision())
 
 
 def _decision(context: Context, operation: Operation, before: Decision | None) -> tuple[Decision, list[Move], set[str]]:

@@ -14,7 +14,7 @@ from domain.specs import Condition
 from workers.claims import Claim
 from workers.journal import Journal
 from workers.observer import Observer
-from workers.readiness import died
+from workers.readiness import died, ended_well
 from workers.steps import Done, Steps
 
 log = structlog.get_logger()
@@ -159,7 +159,8 @@ class Executor:
                 continue
             spec = self._steps.spec(step.target)
             instance = self._observer.instance(spec, max_age_s=0.2)
-            if instance.phase in (Phase.EXITED, Phase.ABSENT) and self._steps.is_managed(step.target):
+            lost = instance.phase in (Phase.EXITED, Phase.ABSENT) and not ended_well(spec, instance)
+            if lost and self._steps.is_managed(step.target):
                 error = died(spec, self._steps.runtime_of(step.target), instance)
                 outcome.failed[step.id] = error
                 self._journal.failed(step, error, instance)

@@ -17,13 +17,13 @@ from domain.compose.difference import Difference
 from domain.compose.problems import ComposeRefused, Problem
 from domain.compose.reading import Imported, read_group
 from domain.errors import Cancelled, ClaimLost, ClosError, Stopping, ValidationFailed
-from domain.planning import plan_stop
 from domain.resolving import Decision
 from domain.states import OperationStatus
+from domain.stopping import plan_stop
 from models import import_inputs, operations, registry_imports
 from models.groups import Group
 from models.operations import Operation
-from workers import adopting, runner
+from workers import adopting, carrying
 from workers.claims import Claim
 from workers.context import Context
 from workers.journal import Journal
@@ -176,11 +176,11 @@ def _remove_what_is_gone(
         going = registry_imports.ids_of(session, name, changed.removed)
     if not going:
         return True
-    subject = runner.read_subject(context.record, going)
+    subject = carrying.read_subject(context.record, going)
     observed = context.observer.snapshot(subject.specs, subject.health)
     plan = plan_stop(subject.specs, observed, "the file no longer has it", remove=True)
     journal.begin(plan)
-    outcome = runner.carry(context, operation, claim, journal, subject, plan, Decision())
+    outcome = carrying.carry(context, operation, claim, journal, subject, plan, Decision())
     if outcome.failed:
         step, error = next(iter(outcome.failed.items()))
         journal.finish(OperationStatus.FAILED, result, error.as_dict() | {"step": step})

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 from domain.errors import StartFailed, TimedOut, Unhealthy
+from domain.needs import may_end
 from domain.observation import Instance, Phase
 from domain.planning import Step
 from domain.specs import Condition, RuntimeKind, ServiceSpec
@@ -53,7 +54,7 @@ class Readiness:
         instance, self._seen = self._seen or self._observer.instance(self._spec), None
         if self._spec.runtime is RuntimeKind.EXTERNAL:
             return replace(instance, phase=Phase.RUNNING)  # nobody can see whether it runs; its ports tell
-        if instance.phase in (Phase.EXITED, Phase.ABSENT):
+        if instance.phase in (Phase.EXITED, Phase.ABSENT) and not ended_well(self._spec, instance):
             raise died(self._spec, self._runtime, instance)
         return instance
 
@@ -76,7 +77,7 @@ class Readiness:
         pause_s = _FIRST_PAUSE_S
         while True:
             instance = self._look()
-            if default_ready(self._spec, self._runtime, instance).ok:
+            if instance.phase is Phase.EXITED or default_ready(self._spec, self._runtime, instance).ok:
                 return instance, HealthStatus.NONE
             pause_s = self._pause(pause_s, deadline, "does not listen on its port")
 
@@ -108,6 +109,11 @@ class Readiness:
             if instance.phase is Phase.ABSENT:
                 raise died(self._spec, self._runtime, instance)
             pause_s = self._pause(pause_s, deadline, "did not complete")
+
+
+def ended_well(spec: ServiceSpec, instance: Instance) -> bool:
+    """Whether it has done what it is for: it ended with exit code 0, and nothing brings it back then."""
+    return may_end(spec) and instance.phase is Phase.EXITED and instance.exit_code == 0
 
 
 def died(spec: ServiceSpec, runtime: Runtime, instance: Instance) -> StartFailed:

@@ -1,79 +1,21 @@
-"""One operation from its claim to its end: observe, plan, execute, journal."""
+"""One operation, taken if it is to be had, worked on, and ended whatever happens."""
 
-import contextlib
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import count
+from collections.abc import Callable
 from typing import Any
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
-from domain.errors import (
-    Cancelled,
-    ClaimLost,
-    ClosError,
-    DatabaseBusy,
-    GroupNotFound,
-    PortHeld,
-    ServiceNotFound,
-    Stopping,
-    UnknownOperation,
-)
-from domain.observation import ObservedState
-from domain.planning import Action, Plan, plan_restart, plan_start, plan_stop
-from domain.resolving import Decision
-from domain.specs import RuntimeKind, ServiceSpec
-from domain.states import HealthStatus, OperationStatus, StepStatus
-from models import registry, registry_groups, resolved_specs, surroundings
-from models.groups import Group
+from domain.errors import ClaimLost, ClosError, DatabaseBusy, Stopping
+from domain.states import OperationStatus
 from models.operations import Operation
-from models.record import Record
-from models.services import Service
-from workers import port_scan
+from workers.carrying import carry_out
 from workers.claims import Claim
-from workers.clones import VolumeSteps
 from workers.context import Context
-from workers.executor import Executor, Outcome
 from workers.journal import Journal
-from workers.port_guard import Guarded, PortGuard
 from workers.port_questions import Asked
-from workers.port_steps import PortSteps
-from workers.steps import Steps
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What an operation is about, read from the record once."""
-
-    specs: tuple[ServiceSpec, ...]
-    health: Mapping[str, HealthStatus]
-    group_order: Mapping[str, int]
-
-    @property
-    def by_id(self) -> dict[str, ServiceSpec]:
-        """The specs by service id."""
-        return {spec.id: spec for spec in self.specs}
-
-
-def read_subject(record: Record, service_ids: Sequence[str]) -> Subject:
-    """The specs of these services; what is no longer registered is left out."""
-    with record.read() as session:
-        services = session.scalars(select(Service).where(Service.id.in_(service_ids)).order_by(Service.id)).all()
-        names = {service.group_name for service in services}
-        groups = {group.name: group for group in session.scalars(select(Group).where(Group.name.in_(names)))}
-        around = {name: surroundings.of(group) for name, group in groups.items()}
-        specs = tuple(resolved_specs.specs(session, services, around).values())
-        health = {service.id: HealthStatus(service.health_status) for service in services}
-        return Subject(specs, health, {group.name: group.start_order for group in groups.values()})
-
-
 Work = Callable[[Context, Operation, Claim, Journal], None]
 
 
@@ -110,166 +52,6 @@ def run(context: Context, operation_id: str, work: Work | None = None) -> None:
         _fail(journal, operation_id, {"code": "internal_error", "message": f"{type(defect).__name__}: {defect}"})
     finally:
         context.claims.drop(claim)
-
-
-def carry_out(context: Context, operation: Operation, claim: Claim, journal: Journal) -> None:
-    """Observe, plan, execute, and end the operation. A start that runs into a port which was taken meanwhile is planned
-    again where policy says so."""
-    parameters = operation.parameters or {}
-    guard = PortGuard(context, operation)
-    starts = operation.type.endswith((".start", ".restart"))
-    for tries in count():
-        subject = read_subject(context.record, parameters.get("services") or [])
-        observed = context.observer.snapshot(subject.specs, subject.health, need=not parameters.get("dry_run"))
-        plan = make_plan(context, operation, subject, observed, again=tries > 0)
-        guarded = guard.guard(plan, subject.specs) if starts else Guarded(plan)
-        if parameters.get("dry_run"):
-            journal.finish(OperationStatus.COMPLETED, {"plan": guarded.plan.as_dict()})
-            return
-        journal.begin(guarded.plan)
-        outcome = carry(context, operation, claim, journal, subject, guarded.plan, guarded.decision)
-        if not starts or not guard.may_plan_again(outcome, subject.by_id, tries):
-            break
-        log.info("operation.planned_again", operation_id=operation.id, failed=sorted(outcome.failed))
-    plan = guard.finish(guarded.plan, subject.by_id) if starts else guarded.plan
-    conclude(context, journal, operation, subject, plan, outcome)
-
-
-def carry(
-    context: Context,
-    operation: Operation,
-    claim: Claim,
-    journal: Journal,
-    subject: Subject,
-    plan: Plan,
-    decision: Decision,
-) -> Outcome:
-    """Do a plan's steps."""
-    parameters = operation.parameters or {}
-    ids = sorted(subject.by_id)
-    steps = Steps(
-        subject.by_id,
-        context.runtimes,
-        context.observer,
-        claim,
-        journal.note,
-        lambda: context.claims.verify(claim),
-        partial(port_scan.holders_now, context),
-        stop_timeout_s=_seconds(parameters.get("timeout")) if operation.type.endswith(".stop") else None,
-        port_steps=PortSteps(
-            context, claim, decision, lambda: steps.replace(read_subject(context.record, ids).by_id)
-        ),
-        volume_steps=VolumeSteps.of(context, operation),
-    )  # fmt: skip
-    executor = Executor(plan, steps, journal, claim, context.observer, context.limits.parallel_steps)
-    outcome = executor.run(_deadline(context, operation, parameters))
-    if not outcome.cancelled and not operation.type.endswith((".stop", ".remove")):
-        executor.last_observation(outcome)
-    return outcome
-
-
-def was_taken(outcome: Outcome) -> bool:
-    """Whether a port that was free when it was planned was taken by the time it was needed."""
-    return not outcome.cancelled and any(isinstance(error, PortHeld) for error in outcome.failed.values())
-
-
-def _deadline(context: Context, operation: Operation, parameters: Mapping[str, Any]) -> float:
-    limit_s = context.limits.operation_timeout_s
-    if not operation.type.endswith(".stop"):
-        limit_s = _seconds(parameters.get("timeout")) or limit_s
-    return time.monotonic() + limit_s
-
-
-def _seconds(value: Any) -> float | None:
-    return float(value) if value is not None else None
-
-
-def make_plan(
-    context: Context, operation: Operation, subject: Subject, observed: ObservedState, again: bool = False
-) -> Plan:
-    """The plan of an operation, from what was seen. `again`: what a restart had to stop is stopped by now.
-
-    Raises:
-        UnknownOperation: a newer CLOS has asked for it.
-    """
-    verb = operation.type.rsplit(".", 1)[1]
-    if verb in ("stop", "remove"):
-        plan = plan_stop(subject.specs, observed, f"{verb} was asked for", remove=verb == "remove")
-        volumes = VolumeSteps.of(context, operation)
-        return plan if volumes is None else volumes.after(plan)
-    images = images_ready(context, subject.specs, observed)
-    named = set((operation.parameters or {}).get("named") or _named(operation, subject.specs))
-    if verb == "restart" and not again:
-        return plan_restart(subject.specs, observed, named - _restarted(operation), images)
-    if verb in ("start", "restart"):
-        return plan_start(subject.specs, observed, named, images, subject.group_order)
-    raise UnknownOperation(f"this worker knows no operation {operation.type}", hint="is an older worker still running?")
-
-
-def _restarted(operation: Operation) -> set[str]:
-    """What an earlier attempt had stopped or begun to start: stopping it once more would be a second interruption."""
-    return {
-        step.target
-        for step in operation.steps
-        if (step.action == Action.STOP and step.status == StepStatus.COMPLETED)
-        or (step.action == Action.START and step.status in (StepStatus.RUNNING, StepStatus.COMPLETED))
-    }
-
-
-def _named(operation: Operation, specs: Sequence[ServiceSpec]) -> list[str]:
-    if operation.service_id is not None:
-        return [operation.service_id]
-    return [spec.id for spec in specs if spec.group == operation.group_name]
-
-
-def images_ready(context: Context, specs: Sequence[ServiceSpec], observed: ObservedState) -> set[str]:
-    """Which container services need no pull or build; one that runs is not asked about, one image asked for once."""
-    ready: set[str] = set()
-    known: dict[str, bool] = {}
-    for spec in specs:
-        if spec.runtime is not RuntimeKind.DOCKER:
-            continue
-        # A policy of its own (`pull_policy`), or another platform: then it is asked for by itself.
-        key = spec.id if spec.build or spec.container or not spec.image else spec.image
-        if not observed.of(spec.id).alive and key not in known:
-            known[key] = context.runtimes[RuntimeKind.DOCKER].prepared(spec)
-        if observed.of(spec.id).alive or known[key]:
-            ready.add(spec.id)
-    return ready
-
-
-def _forget(session: Session, operation: Operation) -> None:
-    """The end of a removal. Somebody may have been quicker, which is as good."""
-    with contextlib.suppress(ServiceNotFound, GroupNotFound):
-        if operation.service_id is not None:
-            registry.delete_service(session, operation.service_id)
-        elif operation.group_name is not None:
-            registry_groups.delete_group(session, operation.group_name)
-
-
-def conclude(
-    context: Context, journal: Journal, operation: Operation, subject: Subject, plan: Plan, outcome: Outcome
-) -> None:
-    # Also what an earlier attempt had begun and this one found done.
-    if unsettled := journal.unsettled([spec.id for spec in subject.specs]):
-        left = [spec for spec in subject.specs if spec.id in unsettled]
-        journal.settle(unsettled, context.observer.snapshot(left, subject.health))
-    result: dict[str, Any] = {"changed": len(outcome.completed), "steps": len(plan.steps)}
-    if plan.resolutions:
-        result["resolutions"] = [dict(each) for each in plan.resolutions]
-    if outcome.cancelled and len(outcome.completed) < len(plan.steps):
-        journal.finish(
-            OperationStatus.CANCELLED, result, Cancelled("it was cancelled between two steps", hint=None).as_dict()
-        )
-    elif outcome.failed:
-        first = next(iter(outcome.failed.items()))
-        error = first[1].as_dict() | {"step": first[0], "failed_steps": sorted(outcome.failed)}
-        journal.finish(OperationStatus.FAILED, result, error)
-    elif operation.type.endswith(".remove"):
-        journal.finish(OperationStatus.COMPLETED, result, last=lambda session: _forget(session, operation))
-    else:
-        journal.finish(OperationStatus.COMPLETED, result)
-    log.info("operation.ended", operation_id=operation.id, failed=len(outcome.failed), done=len(outcome.completed))
 
 
 def _give_back(context: Context, operation: Operation, journal: Journal) -> None:

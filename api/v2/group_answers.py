@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.v2.service_answers import definition
-from domain import graph
 from domain.states import UP, Desired, HealthStatus, ServiceStatus, group_status
 from models.base import written
 from models.groups import Group
@@ -54,37 +53,6 @@ def health_score(members: Sequence[Any]) -> float:
     """The share of the services that are wanted to run which run and are not ill; 1 if none is wanted."""
     wanted = [row for row in members if row.desired == Desired.RUNNING.value]
     return round(sum(_is_well(row) for row in wanted) / len(wanted), 3) if wanted else 1.0
-
-
-def graph_shown(members: Sequence[Any], dependencies: Sequence[Any]) -> dict[str, Any]:
-    """Nodes, edges, and an order in which they can be started."""
-    needs: dict[str, set[str]] = {row.id: set() for row in members}
-    edges = [row for row in dependencies if row.service_id in needs and row.depends_on in needs]
-    for row in edges:
-        needs[row.service_id].add(row.depends_on)
-    return {
-        "nodes": [
-            {
-                "id": row.id,
-                "name": row.name,
-                "group": row.group_name,
-                "runtime": row.runtime,
-                "status": row.status,
-                "health": row.health_status,
-            }
-            for row in members
-        ],
-        "edges": [
-            {
-                "source": row.service_id,
-                "target": row.depends_on,
-                "condition": row.condition,
-                "required": bool(row.required),
-            }
-            for row in edges
-        ],
-        "order": graph.order(needs),
-    }
 
 
 _DEFINED = (

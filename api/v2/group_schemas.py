@@ -136,8 +136,17 @@ class GroupSchema(Schema):
     updated_at = Time(required=True)
 
 
+class WaitsForSchema(Schema):
+    """What a start of a service comes after. `group`: the group that its own one depends on, where it is for that."""
+
+    service = fields.String(required=True)
+    condition = fields.String(required=True)
+    required = fields.Boolean(required=True)
+    group = fields.String(required=True, allow_none=True)
+
+
 class NodeSchema(Schema):
-    """A service in a graph; `external` to the group where another group's is needed."""
+    """A service in a graph, of the group or of one that is needed."""
 
     id = fields.String(required=True)
     name = fields.String(required=True)
@@ -145,6 +154,7 @@ class NodeSchema(Schema):
     runtime = fields.String(required=True)
     status = fields.String(required=True)
     health = fields.String(required=True)
+    waits_for = fields.List(fields.Nested(WaitsForSchema), required=True)
 
 
 class EdgeSchema(Schema):
@@ -154,14 +164,26 @@ class EdgeSchema(Schema):
     target = fields.String(required=True)
     condition = fields.String(required=True)
     required = fields.Boolean(required=True)
+    restart = fields.Boolean(required=True)
+
+
+class GraphGroupSchema(Schema):
+    """A group in a graph. All of what it depends on is up before its own services start."""
+
+    name = fields.String(required=True)
+    dependencies = fields.List(fields.String(), required=True)
+    start_order = fields.Integer(required=True)
 
 
 class GraphSchema(Schema):
-    """Who needs whom; `order` is one in which they can be started."""
+    """Who needs whom; `order` is one in which they can be started, `critical_path` the chain of services that takes
+    longest, by what their steps took so far."""
 
     nodes = fields.List(fields.Nested(NodeSchema), required=True)
     edges = fields.List(fields.Nested(EdgeSchema), required=True)
+    groups = fields.List(fields.Nested(GraphGroupSchema), required=True)
     order = fields.List(fields.String(), required=True)
+    critical_path = fields.List(fields.String(), required=True)
 
 
 class ExportSchema(Schema):

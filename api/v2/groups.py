@@ -15,7 +15,8 @@ from api.pages import decode_cursor, page, page_of
 from api.parts import parts
 from api.v2.asking import ask, own_ports
 from api.v2.clone_schemas import GroupPatch, end_of
-from api.v2.group_answers import export, graph_shown, shown
+from api.v2.graph_answers import graph_shown
+from api.v2.group_answers import export, shown
 from api.v2.group_schemas import (
     ExportArgs,
     ExportSchema,
@@ -31,7 +32,16 @@ from api.v2.policy import refuse_denied_group
 from api.v2.service_answers import as_json
 from api.v2.service_schemas import ForceArgs
 from domain.errors import ServiceRunning, ValidationFailed
-from models import clone_ends, cloning, groups, registry, registry_graph, registry_groups, registry_views
+from models import (
+    clone_ends,
+    cloning,
+    groups,
+    operation_timings,
+    registry,
+    registry_graph,
+    registry_groups,
+    registry_views,
+)
 from models.groups import Group
 from models.operations import group_target, service_target
 
@@ -221,10 +231,11 @@ class Graph(MethodView):
     def get(self, name: str) -> Response:
         """Read who needs whom, with the services of other groups that are needed"""
         with parts().record.read() as session:
-            groups.get(session, name)
-            taken = registry_graph.closure(session, registry_graph.services_of(session, [name]))
+            taken = registry_graph.targets_for(session, "start", group=name).services
             members, dependencies = registry_views.graph_rows(session, taken)
-        return as_json(graph_shown(members, dependencies))
+            concerned = groups.with_dependencies(session, {name, *(row.group_name for row in members)})
+            seconds = operation_timings.of_services(session, taken)
+        return as_json(graph_shown(members, dependencies, [each.spec() for each in concerned], seconds))
 
 
 @blp.route("/<string:name>/export")

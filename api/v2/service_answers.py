@@ -58,8 +58,9 @@ def shown(view: ServiceView, metrics: dict[str, Any] | None = None) -> dict[str,
             "service": name if other in (None, group) else f"{other}/{name}",
             "condition": condition,
             "required": required,
+            "restart": restart,
         }
-        for other, name, condition, required in view.depends_on
+        for other, name, condition, required, restart in view.depends_on
     ]
     body["health_check"] = _health_check(row)
     body["tags"] = view.tags

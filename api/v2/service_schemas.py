@@ -69,6 +69,7 @@ class DependencyBody(Definition):
     service = Text(longest=151, smallest=1, pattern=rf"{NAME}(?:/{NAME})?", required=True)
     condition = one_of(*(condition.value for condition in Condition))
     required = Flag()
+    restart = Flag()
 
 
 class HealthCheckBody(Definition):
@@ -237,6 +238,7 @@ class DependencySchema(Schema):
     service = fields.String(required=True)
     condition = fields.String(required=True)
     required = fields.Boolean(required=True)
+    restart = fields.Boolean(required=True)
 
 
 class HealthSchema(Schema):

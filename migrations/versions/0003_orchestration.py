@@ -77,6 +77,9 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column('expiry_told_at', models.base.UtcDateTime(timezone=True), nullable=True))
         batch_op.create_index(batch_op.f('ix_service_groups_expires_at'), ['expires_at'], unique=False)
 
+    with op.batch_alter_table('service_dependencies', schema=None) as batch_op:
+        batch_op.add_column(sa.Column('restart', sa.Boolean(), server_default=sa.text("false"), nullable=False))
+
     with op.batch_alter_table('services', schema=None) as batch_op:
         batch_op.add_column(sa.Column('container', sa.JSON(none_as_null=True), nullable=True))
         batch_op.add_column(sa.Column('down_cause', sa.String(length=20), nullable=True))
@@ -89,6 +92,9 @@ def downgrade() -> None:
         batch_op.drop_column('down_since')
         batch_op.drop_column('down_cause')
         batch_op.drop_column('container')
+
+    with op.batch_alter_table('service_dependencies', schema=None) as batch_op:
+        batch_op.drop_column('restart')
 
     with op.batch_alter_table('service_groups', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_service_groups_expires_at'))

@@ -147,9 +147,13 @@ def test_its_graph_gives_an_order_in_which_it_can_be_started(api: Asked, name: s
     api.post("/groups", {"name": f"{name}x", "services": [service("job", depends_on=[f"{name}/web"])]})
     found = api.get(f"/groups/{name}x/graph")
     assert found["order"] == [f"{name}-db", f"{name}-web", f"{name}x-job"]
-    assert {"source": f"{name}x-job", "target": f"{name}-web", "condition": "started", "required": True} in found[
-        "edges"
-    ]
+    assert {
+        "source": f"{name}x-job",
+        "target": f"{name}-web",
+        "condition": "started",
+        "required": True,
+        "restart": False,
+    } in found["edges"]
     assert {node["group"] for node in found["nodes"]} == {name, f"{name}x"}
 
 

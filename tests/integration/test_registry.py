@@ -96,7 +96,7 @@ def test_another_groups_service_is_named_with_its_group(session: Session, name: 
     registry.create_service(session, service("db", group=f"{name}x"))
     made = registry.create_service(session, service("web", group=name, depends_on=[{"service": f"{name}x/db"}]))
     assert made.spec().depends_on[0].service == f"{name}x-db"
-    assert registry_views.one(session, made.id).depends_on == [(f"{name}x", "db", "started", True)]
+    assert registry_views.one(session, made.id).depends_on == [(f"{name}x", "db", "started", True, False)]
 
 
 def test_an_unknown_dependency_is_refused_and_nothing_is_written(record: Record, name: str) -> None:

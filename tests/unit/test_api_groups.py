@@ -304,13 +304,14 @@ def test_its_graph_has_what_is_needed_elsewhere_and_an_order(api: Kit) -> None:
     name, other = shop(api), api.name()
     api.post("/services", process("job", group=other, depends_on=[{"service": f"{name}/web", "condition": "healthy"}]))
     found = api.get(f"/groups/{other}/graph")
-    assert found.keys() == {"nodes", "edges", "order"}
+    assert found.keys() == {"nodes", "edges", "groups", "order", "critical_path"}
     assert found["order"] == [f"{name}-db", f"{name}-web", f"{other}-job"]
-    assert {"source": f"{other}-job", "target": f"{name}-web", "condition": "healthy", "required": True} in found[
-        "edges"
-    ]
+    assert {
+        "source": f"{other}-job", "target": f"{name}-web", "condition": "healthy", "required": True, "restart": False,
+    } in found["edges"]  # fmt: skip
     assert next(each for each in found["nodes"] if each["name"] == "db") == {
         "id": f"{name}-db", "name": "db", "group": name, "runtime": "process", "status": "stopped", "health": "none",
+        "waits_for": [],
     }  # fmt: skip
     assert api.get(f"/groups/{api.post('/groups', {'name': api.name()})['name']}/graph")["nodes"] == []
 

@@ -29,7 +29,7 @@ WHOLE: dict[str, Any] = {
     "restart_policy": "on-failure", "restart_by": "engine", "cpu_limit": 0.5,
     "memory_limit": 256, "stop_timeout": 2.5, "tags": ["edge", "b"], "description": "d", "version": "1", "owner": "me",
     "ports": [{"name": "http", "host_port": 9100, "container_port": 80}, {"name": "dns", "protocol": "udp"}],
-    "depends_on": [{"service": "db", "condition": "healthy", "required": False}],
+    "depends_on": [{"service": "db", "condition": "healthy", "required": False, "restart": True}],
     "health_check": {"url": "/health", "interval": 5, "timeout": 2, "retries": 4, "start_period": 1,
                      "expected_status": 204},
 }  # fmt: skip
@@ -108,7 +108,7 @@ def test_a_service_waits_for_those_whose_containers_it_joins(api: Kit) -> None:
     assert lost["dependency"] == "main"
     api.post("/groups", {"name": group, "services": [joining, {"name": "main", "image": "x"}]})
     needs = api.get(f"/services/{group}-side")["depends_on"]
-    assert needs == [{"service": "main", "condition": "started", "required": True}]
+    assert needs == [{"service": "main", "condition": "started", "required": True, "restart": False}]
     turned = {"container": {"ipc": "service:side"}}
     api.refused("PATCH", f"/services/{group}-main", turned, 422, "dependency_cycle")
     api.refused("DELETE", f"/services/{group}-main", None, 409, "service_required")

@@ -44,6 +44,14 @@ def test_the_longest_path_is_the_longest_chain_of_needs():
     assert graph.longest_path({"web": ["api"], "api": ["db"], "db": [], "lonely": []}) == ["db", "api", "web"]
 
 
+def test_with_weights_it_is_the_chain_that_takes_longest():
+    edges = {"web": ["api"], "api": ["db"], "db": [], "lonely": []}
+
+    assert graph.longest_path(edges, {"web": 1.0, "api": 1.0, "db": 1.0, "lonely": 9.0}) == ["lonely"]
+    # What was never timed takes as long as the rest usually does.
+    assert graph.longest_path(edges, {"api": 2.0, "lonely": 2.0}) == ["db", "api", "web"]
+
+
 def test_the_longest_path_of_nothing_is_nothing():
     assert graph.longest_path({}) == []
 

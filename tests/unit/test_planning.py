@@ -6,9 +6,11 @@ import pytest
 
 from domain.errors import DependencyCycle
 from domain.observation import Instance, ObservedState, Phase
-from domain.planning import Action, Plan, Step, blocked_by, plan_restart, plan_start, plan_stop, ready
-from domain.specs import Condition, Dependency, HealthCheck, RuntimeKind, ServiceSpec
+from domain.planning import Action, Plan, Step, blocked_by, ready
+from domain.specs import Condition, Dependency, GroupSpec, HealthCheck, RuntimeKind, ServiceSpec
+from domain.starting import plan_start
 from domain.states import HealthStatus
+from domain.stopping import plan_restart, plan_stop
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CHECK = HealthCheck()
@@ -29,6 +31,10 @@ def seen(health=None, **phases):
         for name, phase in phases.items()
     }
     return ObservedState(NOW, instances, health or {})
+
+
+def ordered(**start_orders):
+    return [GroupSpec(name, start_order=start_order) for name, start_order in start_orders.items()]
 
 
 def ids(plan):
@@ -149,10 +155,10 @@ def test_a_cycle_is_refused():
 
 def test_start_order_of_groups_breaks_ties_and_never_an_edge():
     first, second = service("x", group="early"), service("y", group="late")
-    assert ids(plan_start([first, second], seen(), set(), (), {"early": 2, "late": 1}))[0] == "start:late-y"
+    assert ids(plan_start([first, second], seen(), set(), (), ordered(early=2, late=1)))[0] == "start:late-y"
 
     needy = service("z", Dependency("late-y", Condition.HEALTHY), group="early")
-    steps = ids(plan_start([needy, second], seen(), set(), (), {"early": 1, "late": 9}))
+    steps = ids(plan_start([needy, second], seen(), set(), (), ordered(early=1, late=9)))
     assert steps.index("wait:late-y") < steps.index("start:early-z")
 
 

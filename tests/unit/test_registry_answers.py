@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from api.v2.group_answers import export, graph_shown, health_score
+from api.v2.graph_answers import graph_shown
+from api.v2.group_answers import export, health_score
 from api.v2.group_answers import shown as group_shown
 from api.v2.service_answers import definition, point, shown, written
 from domain.errors import DependencyCycle
@@ -69,9 +70,9 @@ def test_a_row_that_v1_wrote_shows_its_port_and_its_check() -> None:
 def test_a_dependency_is_named_as_it_was_given() -> None:
     web = view()
     web.depends_on = [
-        ("shop", "db", "healthy", True),
-        ("infra", "redis", "started", False),
-        (None, "x-y", "started", True),
+        ("shop", "db", "healthy", True, False),
+        ("infra", "redis", "started", False, False),
+        (None, "x-y", "started", True, False),
     ]
     assert [each["service"] for each in shown(web)["depends_on"]] == ["db", "infra/redis", "x-y"]
 
@@ -107,7 +108,7 @@ def test_a_sample_has_every_member() -> None:
 def member(name: str, status: str, health: str = "none", desired: str = "running") -> Any:
     return SimpleNamespace(
         id=f"shop-{name}", name=name, group_name="shop", runtime="process", status=status, health_status=health,
-        desired=desired,
+        desired=desired, checked=False,
     )  # fmt: skip
 
 
@@ -126,11 +127,13 @@ def test_a_group_counts_its_services() -> None:
 
 def test_a_graph_has_what_is_needed_first_and_leaves_out_edges_to_what_is_gone() -> None:
     def edge(source: str, target: str) -> Any:
-        return SimpleNamespace(service_id=source, depends_on=target, condition="healthy", required=1)
+        return SimpleNamespace(service_id=source, depends_on=target, condition="healthy", required=1, restart=0)
 
     members = [member("a", "stopped"), member("b", "stopped")]
     found = graph_shown(members, [edge("shop-a", "shop-b"), edge("shop-a", "gone")])
     assert found["order"] == ["shop-b", "shop-a"]
-    assert found["edges"] == [{"source": "shop-a", "target": "shop-b", "condition": "healthy", "required": True}]
+    assert found["edges"] == [
+        {"source": "shop-a", "target": "shop-b", "condition": "healthy", "required": True, "restart": False}
+    ]
     with pytest.raises(DependencyCycle):
         graph_shown(members, [edge("shop-a", "shop-b"), edge("shop-b", "shop-a")])

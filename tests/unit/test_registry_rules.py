@@ -32,6 +32,7 @@ from models import (
     registry_drift,
     registry_graph,
     registry_groups,
+    registry_reach,
     registry_verdicts,
     registry_views,
     rules,
@@ -246,8 +247,8 @@ def test_what_an_operation_takes_along(session: Session) -> None:
     assert registry_graph.targets_for(session, "stop", group="w").services == ("w-db", "w-web")
     assert registry_graph.targets_for(session, "start", group="w", only=["w-db"]).named == ("w-db",)
     assert registry_graph.targets_for(session, "remove", service="w-db").services == ("w-db",)
-    assert registry_graph.closure(session, []) == {}
-    assert registry_graph.dependents(session, ["w-db"]) == {"w-web"}
+    assert registry_reach.needed(session, []) == {}
+    assert registry_reach.dependents(session, ["w-db"]) == {"w-web"}
     registry_graph.want(session, [], Desired.RUNNING)
     registry_graph.want(session, ["w-db", "i-dns"], Desired.RUNNING)
     wanted = dict(session.execute(select(Service.id, Service.desired)).all())  # type: ignore[arg-type]
@@ -270,8 +271,8 @@ def test_a_service_that_a_v1_tool_left_dangling_breaks_nothing(session: Session)
     add(session, "a")
     session.add(ServiceDependency(service_id="g-a", depends_on="gone"))
     session.flush()
-    assert registry_graph.closure(session, ["g-a"]) == {"g-a": "process"}
-    assert registry_views.one(session, "g-a").depends_on == [(None, "gone", "started", True)]
+    assert list(registry_reach.needed(session, ["g-a"])) == ["g-a"]
+    assert registry_views.one(session, "g-a").depends_on == [(None, "gone", "started", True, False)]
     registry_graph.refuse_cycles(session)
 
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 from domain.configuration import Conflicts
 from domain.observation import Instance, ObservedState, Phase
-from domain.planning import plan_start
 from domain.resolving import Decision, before_starts, decide, decision_of, plan_resolution, policy_of
 from domain.specs import Condition, Dependency, PortRequest, RuntimeKind, ServiceSpec
+from domain.starting import plan_start
 from domain.strategies import Move, Resolution, Risk, Strategy
 
 AT = datetime(2026, 11, 27, tzinfo=UTC)

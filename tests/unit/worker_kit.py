@@ -81,18 +81,25 @@ class Kit:
             stopping=self.stopping,
         )
 
-    def group(self, name: str, *services: Mapping[str, Any]) -> None:
+    def group(self, name: str, *services: Mapping[str, Any], **fields: Any) -> None:
         with self.record.write() as session:
-            registry_groups.create_group(session, {"name": name, "services": list(services)})
+            registry_groups.create_group(session, {"name": name, "services": list(services), **fields})
 
-    def ask(self, verb: str, group: str = "shop", **parameters: Any) -> str:
-        """Write `group.<verb>` as the API does, unsent. Its id."""
+    def ask(self, verb: str, group: str = "shop", only: Sequence[str] | None = None, **parameters: Any) -> str:
+        """Write `group.<verb>` as the API does, unsent; of `only` some of its services. Its id."""
         with self.record.write() as session:
-            targets = registry_graph.targets_for(session, verb, group=group)
+            targets = registry_graph.targets_for(session, verb, group=group, only=only)
             made = operation_requests.ask(
                 session, f"group.{verb}", parameters, targets, group_name=group, initiated_by="test"
             )
             return made.id
+
+    def ask_all(self, verb: str, *groups: str, **parameters: Any) -> str:
+        """Write `batch.<verb>` over several groups in one plan, unsent. Its id."""
+        with self.record.write() as session:
+            targets = registry_graph.targets_for(session, verb, groups=groups)
+            asked = {"groups": list(groups), **parameters}
+            return operation_requests.ask(session, f"batch.{verb}", asked, targets, initiated_by="test").id
 
     def run(self, operation_id: str) -> Operation:
         """Work on it as the actor does; how it stands then."""

@@ -103,9 +103,7 @@ class Containers:
         deadline = time.monotonic() + self._client.timeout_s
         while time.monotonic() < deadline:
             listed = self.of(spec.id)
-            same = [
-                each for each in listed if (each.get("Labels") or {}).get(self._marks.label("spec_hash")) == spec.hash()
-            ]
+            same = [each for each in listed if self._marks.hash_of(each.get("Labels")) == spec.hash()]
             beside = self._marks.replacement_name(spec) if listed else None
             instance = self.look(str(same[-1]["Id"])) if same else self._make(spec, beside)
             if instance and _fits(instance, spec):

@@ -1,0 +1,94 @@
+"""How far services and groups reach: what they need, who needs them, and who is restarted with them.
+
+A group that depends on another needs all of its services, and so does each of its own services.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import BindParameter, ColumnElement, Row, Select, bindparam, select
+from sqlalchemy.orm import Session
+
+from domain import graph
+from domain.errors import GroupNotFound
+from models.base import table_of
+from models.groups import Group
+from models.services import Service, ServiceDependency
+
+_services, _needs, _groups = table_of(Service), table_of(ServiceDependency), table_of(Group)
+
+
+def _reach(roots: ColumnElement[bool], start: ColumnElement[str], end: ColumnElement[str], *on: Any) -> Select[Any]:
+    reached = select(_services.c.id).where(roots).cte("reached", recursive=True)
+    reached = reached.union(select(end).join(reached, start == reached.c.id).where(*on))
+    # A row that v1's tools left may name a service that is gone.
+    return select(_services.c.id, _services.c.runtime, _services.c.group_name, _services.c.desired).join(
+        reached, _services.c.id == reached.c.id
+    )
+
+
+# Built once: building one takes longer than its answer, and a start waits for it.
+_roots: BindParameter[str] = bindparam("roots", expanding=True)
+_NEEDED = _reach(_services.c.id.in_(_roots), _needs.c.service_id, _needs.c.depends_on)
+_NEEDED_BY_GROUPS = _reach(_services.c.group_name.in_(_roots), _needs.c.service_id, _needs.c.depends_on)
+_NEEDING = _reach(_services.c.id.in_(_roots), _needs.c.depends_on, _needs.c.service_id)
+_FOLLOWING = _reach(_services.c.id.in_(_roots), _needs.c.depends_on, _needs.c.service_id, _needs.c.restart)
+_GROUP_NEEDS = select(_groups.c.name, _groups.c.dependencies).where(_groups.c.name.in_(_roots))
+_ALL_GROUP_NEEDS = select(_groups.c.name, _groups.c.dependencies).where(_groups.c.dependencies.is_not(None))
+
+
+def needed(session: Session, services: Collection[str], groups: Collection[str] = ()) -> dict[str, Row[Any]]:
+    """These services, those of these groups, and all that they and their groups need, however far, by id.
+
+    Raises:
+        GroupNotFound: one of the groups is not registered.
+    """
+    found: dict[str, Row[Any]] = {row.id: row for row in _rows(session, _NEEDED, services)}
+    names, seen = set(groups), set[str]()
+    while True:
+        found |= {row.id: row for row in _rows(session, _NEEDED_BY_GROUPS, names)}
+        fresh = ({row.group_name for row in found.values()} | names) - seen
+        if not fresh:
+            return found
+        needs = {row.name: row.dependencies or () for row in _rows(session, _GROUP_NEEDS, fresh)}
+        if missing := set(groups) & fresh - needs.keys():
+            raise GroupNotFound(min(missing))
+        seen |= fresh
+        names = {other for each in needs.values() for other in each} - seen
+
+
+def dependents(session: Session, roots: Collection[str]) -> set[str]:
+    """Everything that needs one of these services, itself or as a group, however far, without them."""
+    found: dict[str, Row[Any]] = {}
+    waiting = set(roots)
+    while waiting:
+        found |= {row.id: row for row in _rows(session, _NEEDING, waiting)}
+        groups = _groups_needing(session, {row.group_name for row in found.values()})
+        waiting = set(services_of(session, groups)) - found.keys()
+    return found.keys() - set(roots)
+
+
+def _groups_needing(session: Session, names: Collection[str]) -> set[str]:
+    needs = {row.name: row.dependencies or () for row in session.execute(_ALL_GROUP_NEEDS)}
+    return graph.closure(graph.reverse(needs), names) - set(names)
+
+
+def following(session: Session, roots: Collection[str]) -> set[str]:
+    """Who asks to be restarted with one of these services (`restart: true`), however far, without them."""
+    return {row.id for row in _rows(session, _FOLLOWING, roots)} - set(roots)
+
+
+def _rows(session: Session, reach: Select[Any], roots: Collection[str]) -> Sequence[Row[Any]]:
+    if not roots:
+        return ()
+    session.flush()
+    return session.execute(reach, {"roots": list(roots)}).all()
+
+
+def services_of(session: Session, group_names: Collection[str]) -> list[str]:
+    """The ids of the groups' services, in order."""
+    if not group_names:
+        return []
+    return list(
+        session.scalars(select(Service.id).where(Service.group_name.in_(group_names)).order_by(Service.id)).all()
+    )
