@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from domain.compose import extension
 from domain.compose.difference import Difference
 from domain.compose.problems import ComposeRefused, Problem
 from domain.compose.reading import Imported, read_group
@@ -123,7 +124,7 @@ def _read(context: Context, asked: Mapping[str, Any], content: str | None, varia
     wish = _wish(asked, content, variables, keep)
     project = compose_project.read(wish, context.bind_roots)
     directory = str(project.directory) if wish.path is not None or wish.directory is not None else None
-    name = str(asked.get("name") or project.name)
+    name = str(asked.get("name") or extension.of(project.model).get("name") or project.name)
     keep = keep or _was_adopted(context, name)
     imported = read_group(project.model, name, directory, project.values, keep_network_names=keep)
     if asked.get("project"):

@@ -1,9 +1,12 @@
 """A group as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from api.v2.service_answers import definition
+from domain.compose.writing import written as as_compose
 from domain.states import UP, Desired, HealthStatus, ServiceStatus, group_status
 from models.base import written
 from models.groups import Group
@@ -66,3 +69,11 @@ def export(group: Group, views: Sequence[ServiceView]) -> dict[str, Any]:
     named = {name: getattr(group, name) for name in _DEFINED} | {"conflicts": _policy(group)}
     body = {name: value for name, value in named.items() if value not in (None, [], {})}
     return body | {"services": [definition(view) for view in views]}
+
+
+def export_compose(body: Mapping[str, Any], views: Sequence[ServiceView]) -> dict[str, Any]:
+    """The same as a Compose file's text, and the secrets that have to be given again."""
+    secrets = {view.row.name: view.secrets for view in views if view.secrets}
+    text = yaml.safe_dump(as_compose(body, secrets), sort_keys=False, allow_unicode=True, width=120)
+    names = [f"{service}.{name}" for service, each in sorted(secrets.items()) for name in each]
+    return {"name": body["name"], "compose": text, "secrets": names}

@@ -187,10 +187,14 @@ class GraphSchema(Schema):
 
 
 class ExportSchema(Schema):
-    """A body that `POST /groups` takes; secrets are left out."""
+    """A body that `POST /groups` takes, or `compose` with the text of a Compose file; secrets are left out."""
 
     class Meta:
         unknown = INCLUDE
 
     name = fields.String(required=True)
-    services = fields.List(fields.Dict(), required=True)
+    services = fields.List(fields.Dict())
+    compose = fields.String()
+    secrets = fields.List(
+        fields.String(), metadata={"description": "Beside `compose`: `service.NAME` of each value that is left out."}
+    )

@@ -16,7 +16,7 @@ from api.parts import parts
 from api.v2.asking import ask, own_ports
 from api.v2.clone_schemas import GroupPatch, end_of
 from api.v2.graph_answers import graph_shown
-from api.v2.group_answers import export, shown
+from api.v2.group_answers import export, export_compose, shown
 from api.v2.group_schemas import (
     ExportArgs,
     ExportSchema,
@@ -246,9 +246,9 @@ class Export(MethodView):
     @blp.arguments(ExportArgs, location="query")
     @blp.response(200, ExportSchema)
     def get(self, args: dict[str, Any], name: str) -> Response:
-        """Write a group as a body of `POST /groups`, without its secrets"""
-        if args["format"] == "compose":
-            raise ValidationFailed({"format": ["Compose comes with durable orchestration (issue 4): take json."]})
+        """Write a group as a body of `POST /groups`, or as a Compose file, without the values of its secrets"""
         with parts().record.read() as session:
             group = groups.get(session, name)
-            return as_json(export(group, registry_views.of_group(session, name)))
+            views = registry_views.of_group(session, name)
+            body = export(group, views)
+        return as_json(body if args["format"] == "json" else export_compose(body, views))

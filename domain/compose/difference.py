@@ -109,6 +109,10 @@ def canonical(service: Body) -> dict[str, Any]:
     found["depends_on"] = sorted((_dependency(each) for each in found["depends_on"]), key=lambda each: each["service"])
     for field in ("networks", "tags"):
         found[field] = sorted(set(found[field]))
+    if (attached := found["container"].get("networks")) is not None:
+        # It says all of them, with their options.
+        found["container"] = {**found["container"], "networks": {**dict.fromkeys(found["networks"]), **attached}}
+        found["networks"] = []
     for field in ("cpu_limit", "stop_timeout"):
         found[field] = None if found[field] is None else float(found[field])
     found["health_check"] = _health_check(service)
@@ -119,7 +123,16 @@ def canonical(service: Body) -> dict[str, Any]:
 def canonical_group(body: Body) -> dict[str, Any]:
     """A group's own fields in one form."""
     found = {field: body.get(field) for field in GROUP_FIELDS}
+    for kind in ("networks", "volumes"):
+        found[kind] = {key: _definition(key, each or {}) for key, each in (found[kind] or {}).items()}
     return {field: _GROUP_DEFAULTS.get(field) if value in _EMPTY else value for field, value in found.items()}
+
+
+def _definition(key: str, definition: Body) -> dict[str, Any]:
+    found = {name: value for name, value in definition.items() if value not in (*_EMPTY, False)}
+    if found.get("name") == key:
+        del found["name"]
+    return found
 
 
 def snapshot(body: Body) -> dict[str, Any]:

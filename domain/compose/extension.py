@@ -5,7 +5,7 @@ from typing import Any
 
 from domain.compose.problems import Problem
 from domain.shapes import Problem as Wrong
-from domain.shapes import Shape, either, flag, list_of, one_of, optional, record, text, whole
+from domain.shapes import Shape, either, flag, list_of, map_of, one_of, optional, record, text, whole
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _NAME = text(NAME, "a name of letters, digits, _ . -", 100)
@@ -19,6 +19,11 @@ def _number(low: float, high: float) -> Shape:
             yield Wrong(path, f"must be a number from {low:g} to {high:g}")
 
     return check
+
+
+def anything(value: Any, path: str) -> Iterator[Wrong]:  # noqa: ARG001 - a shape
+    """Whatever it is."""
+    return iter(())
 
 
 _POLICIES = one_of("no", "on-failure", "always", "unless-stopped")
@@ -47,15 +52,16 @@ SERVICE_FIELDS: dict[str, Shape] = {
     "runtime": one_of("docker", "process", "external"),
     "working_dir": text(r"[^\x00]+", "a path", 4096),
     "ports": list_of(PORT, 100),
-    "health_check": HEALTH_CHECK,
+    "health_check": optional(HEALTH_CHECK),
     "restart_policy": _POLICIES,
     "restart_by": one_of("clos", "engine"),
     "stop_timeout": _number(0.1, 3600),
+    "cpu_limit": optional(_number(0.01, 1024)),
+    "memory_limit": optional(whole(6, 16_777_216)),
     "tags": list_of(text(r"[A-Za-z0-9][A-Za-z0-9_.:/-]*", "a word", 100), 50),
     "description": _WORDS,
     "version": text(longest=100),
     "owner": text(longest=100),
-    "name": _NAME,
 }
 _SERVICE = record(
     **SERVICE_FIELDS,
@@ -92,7 +98,8 @@ GROUP_FIELDS: dict[str, Shape] = {
     "reconcile": record(**dict.fromkeys(("person", "engine", "host", "crash"), one_of("off", "report", "repair"))),
     "network_name": _NAME,
 }
-_GROUP = record(**GROUP_FIELDS, name=_NAME)
+# Definitions that no service uses: Compose would leave them out. They are looked at with the others.
+_GROUP = record(**GROUP_FIELDS, name=_NAME, networks=map_of(anything), volumes=map_of(anything))
 
 
 def problems(extension: Any, path: str, group: bool = False) -> list[Problem]:

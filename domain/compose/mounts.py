@@ -45,11 +45,14 @@ def mount(volume: str) -> dict[str, Any]:
 class Files:
     """The `secrets` and `configs` of one service, with where each comes from."""
 
-    def __init__(self, model: Mapping[str, Any], values: Mapping[str, str], service: str) -> None:
+    def __init__(
+        self, model: Mapping[str, Any], values: Mapping[str, str], service: str, environment: Mapping[str, Any]
+    ) -> None:
+        self._environment = environment
         self._model = model
         self._values = values
         self._service = service
-        self.secrets: dict[str, str] = {}
+        self.secrets: dict[str, str | None] = {}
         self.problems: list[Problem] = []
 
     def of(self, kind: str, references: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -66,18 +69,17 @@ class Files:
         if definition.get("content") is not None:
             return found | {"content": definition["content"]}
         if (variable := definition.get("environment")) is not None:
-            return found | self._from_variable(kind, source, str(variable))
+            return found | self._from_variable(source, str(variable))
         reason = "it is kept in a swarm: name a file, or a variable" if definition.get("external") else "it has no file"
         self.problems.append(Problem(f"services.{self._service}.{kind}[{place}]", reason))
         return None
 
-    def _from_variable(self, kind: str, source: str, variable: str) -> dict[str, Any]:
-        value = self._values.get(variable, "")
-        if kind == "configs":
-            return {"content": value}
+    def _from_variable(self, source: str, variable: str) -> dict[str, Any]:
         # A key of the service's own secrets; as it is a file in the container, it is no variable there.
-        key = "SECRET_" + "".join(letter if letter.isalnum() else "_" for letter in source)
-        self.secrets[key] = value
+        key = variable
+        if key in self._environment:
+            key = "FILE_" + "".join(letter if letter.isalnum() else "_" for letter in source)
+        self.secrets[key] = self._values.get(variable)
         return {"environment": key}
 
 
@@ -105,6 +107,15 @@ def network_definition(name: str, definition: Mapping[str, Any], project: str, k
     return found
 
 
-def volume_definition(definition: Mapping[str, Any] | None) -> dict[str, Any]:
+def volume_definition(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
     """A volume as its group defines it, under the engine's name that Compose gives it: its data is kept under that."""
-    return {key: value for key, value in (definition or {}).items() if value not in (None, {}, [], False)}
+    found = {key: value for key, value in definition.items() if value not in (None, {}, [], False)}
+    if found.get("name") == name:  # which is what it is called without saying so
+        del found["name"]
+    return found
+
+
+def is_implicit(definition: Mapping[str, Any] | None) -> bool:
+    """Whether it only stands in the file because Compose wants every name defined (`writing`)."""
+    own = (definition or {}).get("x-clos")
+    return isinstance(own, Mapping) and own.get("implicit") is True

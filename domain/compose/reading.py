@@ -1,6 +1,7 @@
 """A normalised Compose project as a group of CLOS: the body of `POST /groups`."""
 
 import ipaddress
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,10 @@ def read_group(
     ]
     body = _group(model, name, directory, own, keep_network_names)
     body["services"] = [reader.body for reader in readers]
+    for service in body["services"]:
+        if service["runtime"] != "docker" and service.get("working_dir") and directory:
+            # A process's folder counts from the project's, as all paths of the file do.
+            service["working_dir"] = posixpath.normpath(posixpath.join(directory, service["working_dir"]))
     problems = [*extension.problems(model.get("x-clos"), "x-clos", group=True)]
     problems += [Problem(key, reason) for key, reason in _NOT_DONE.items() if model.get(key)]
     problems += [Problem(each.path, each.text) for each in container.check_networks(body.get("networks") or {})]
@@ -75,12 +80,23 @@ def _group(
     networks = {
         str(key): found
         for key, each in used.items()
+        if not mounts.is_implicit(each)
         if (found := mounts.network_definition(str(key), each or {}, project, keep)) or key != "default"
     }
-    volumes = {str(key): mounts.volume_definition(each) for key, each in (model.get("volumes") or {}).items()}
+    volumes = {
+        str(key): mounts.volume_definition(str(key), each or {})
+        for key, each in (model.get("volumes") or {}).items()
+        if not mounts.is_implicit(each)
+    }
+    networks |= _mapping(own.get("networks"))
+    volumes |= _mapping(own.get("volumes"))
     body: dict[str, Any] = {"name": name, "directory": directory, "networks": networks, "volumes": volumes}
     body |= {key: own[key] for key in extension.GROUP_FIELDS if key in own}
     return {key: value for key, value in body.items() if value not in (None, {})}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _of_the_group(body: Mapping[str, Any]) -> Iterator[Problem]:

@@ -50,7 +50,7 @@ class ServiceReader:
         self.problems: list[Problem] = extension.problems(service.get("x-clos"), f"{self._path}.x-clos")
         self.warnings: list[str] = []
         self.restarts: list[str] = []
-        self._files = Files(model, values, name)
+        self._files = Files(model, values, name, self._service.get("environment") or {})
         self.runtime = str(self._own.get("runtime") or "docker")
         self.body: dict[str, Any] = {"name": name, "runtime": self.runtime}
         self._container: dict[str, Any] = {}

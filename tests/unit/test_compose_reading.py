@@ -231,12 +231,12 @@ def test_secrets_and_configs_say_where_they_come_from() -> None:
     )  # fmt: skip
     assert found["container"]["secrets"] == [
         {"source": "s", "target": "/run/secrets/s", "mode": "0440", "file": "/srv/demo/s"},
-        {"source": "e", "target": "/run/secrets/e", "environment": "SECRET_e"},
+        {"source": "e", "target": "/run/secrets/e", "environment": "TOKEN"},
     ]
-    assert found["secrets"] == {"SECRET_e": "t0"}
+    assert found["secrets"] == {"TOKEN": "t0", "CONF": "c0"}
     assert found["container"]["configs"] == [
         {"source": "c", "target": "/c", "content": "text"},
-        {"source": "v", "target": "/etc/v", "content": "c0"},
+        {"source": "v", "target": "/etc/v", "environment": "CONF"},
     ]
 
 
