@@ -57,6 +57,9 @@ def facts(error: dict[str, Any] | None) -> list[str]:
         lines.append(f"held by {holder_name(found['holder'])}")
     if found.get("exit_code") is not None:
         lines.append(f"exit code {found['exit_code']}")
+    for each in (found.get("problems") or ())[1:]:  # the first one is the message
+        place = f"{each['file']}:{each['line']}: " if each.get("file") and each.get("line") else ""
+        lines.append(inert(f"{place}{each.get('path') or ''}: {each.get('reason')}"))
     output = found.get("log") or found.get("logs") or found.get("output") or []
     for line in output.splitlines() if isinstance(output, str) else output:
         lines.append(f"| {line.get('text', '') if isinstance(line, dict) else line}")

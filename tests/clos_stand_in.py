@@ -67,6 +67,9 @@ class StandIn:
         self.sockets = True
         self.connections = 0
         self.page = 200
+        # What an import would change, and what an export is, by its format.
+        self.imported: dict[str, Any] = {}
+        self.exported: dict[str, dict[str, Any]] = {}
         self.next_answer: list[tuple[int, dict[str, Any]]] = []
         self.conflicts: dict[int, dict[str, Any]] = {}
         # What the next operation asks, and what it was answered.
@@ -230,6 +233,8 @@ class StandIn:
             ("/groups/<one>/graph", "GET", lambda one: {"nodes": [{"id": "web"}, {"id": "api"}],
                                                         "edges": [{"from": "web", "to": "api",
                                                                    "condition": "healthy"}]}),
+            ("/groups/import", "POST", lambda: self._begin("group.import", result=self.imported)),
+            ("/groups/<one>/export", "GET", lambda one: self.exported[request.args["format"]]),
             ("/groups/<one>", "PATCH", self._keep),
             ("/groups/<one>/clone", "POST", self._clone),
             ("/groups/<one>/logs", "GET", self._group_logs),

@@ -40,7 +40,17 @@ def _percent(score: Any) -> str:
     return f"{round(score * 100)} %" if isinstance(score, int | float) else ""
 
 
-@click.group(cls=Group)
+_LAZY = {
+    "import": (
+        "cli.commands.imports",
+        "import_",
+        "Make a group of a Compose project, or bring one up to date with it.",
+    ),
+    "export": ("cli.commands.imports", "export", "Write a group as a Compose file, or as JSON."),
+}
+
+
+@click.group(cls=Group, lazy=_LAZY)
 def groups() -> None:
     """Groups of services."""
 

@@ -11,32 +11,25 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from bus.process_identity import registered
 from cli.errors import CliError
-from cli.local import embedded_redis, readiness, registry, running
+from cli.local import compose, embedded_redis, readiness, registry, running
+from cli.local.check import FAIL, OK, WARN, Check
 from cli.local.process_manager import STOPPED_STATES, Control, UnixConnection, socket_path
 from cli.local.supervision import ROOT, holders_of
 from domain import engine_api
 from domain.errors import EngineUnsupported
 from settings import VERSION, Settings, SettingsError
 
-OK, WARN, FAIL = "ok", "warn", "fail"
+__all__ = ["FAIL", "OK", "WARN", "Check", "every"]
+
 _PROBE_S = 3.0
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse", "9p", "afs", "ceph", "gluster")
 _FIXED_SQLITE = (3, 51, 3)
 _DISK_FAIL, _DISK_WARN = 200 * 1024**2, 2 * 1024**3
-
-
-class Check(NamedTuple):
-    """What was looked at, `ok`, `warn` or `fail`, what was seen, and what to do about it."""
-
-    name: str
-    state: str
-    detail: str
-    remedy: str = ""
 
 
 def every(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
@@ -51,6 +44,7 @@ def every(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
         ("registry", lambda: _registry(settings)),
         ("redis", lambda: _redis(settings, environ)),
         ("docker", lambda: _docker(settings.docker.host, settings.docker.api_version)),
+        ("compose", compose.look),
         ("ports", lambda: _ports(settings)),
         ("port ranges", lambda: _ranges(settings)),
         ("processes", lambda: _processes(settings)),

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 
 from domain.configuration import Conflicts
 from models import groups
@@ -330,9 +331,20 @@ def test_an_export_can_be_registered_again_and_holds_no_secret(api: Kit) -> None
         new = api.get(f"/services/{old['id']}")
         different = {key for key in old if old[key] != new[key]} - {"created_at", "updated_at", "spec_version"}
         assert different <= {"secrets"}
-    for wrong in ("compose", "xml"):
-        errors = api.refused("GET", f"/groups/{name}/export?format={wrong}", None, 422, "validation_failed")["errors"]
-        assert list(errors) == ["format"]
+    errors = api.refused("GET", f"/groups/{name}/export?format=xml", None, 422, "validation_failed")["errors"]
+    assert list(errors) == ["format"]
+
+
+def test_an_export_as_a_compose_file_names_its_secrets_and_holds_none(api: Kit) -> None:
+    name = shop(api, description="d", start_order=2)
+    api.call("PATCH", f"/services/{name}-db", {"secrets": {"TOKEN": "hidden"}, "environment": {"A": "$B"}})
+    found = api.get(f"/groups/{name}/export?format=compose")
+    assert (found["name"], found["secrets"]) == (name, ["db.TOKEN"])
+    assert "hidden" not in found["compose"]
+    model = yaml.safe_load(found["compose"])
+    assert model["x-clos"] == {"description": "d", "start_order": 2}
+    assert model["services"]["db"]["environment"] == {"A": "$$B"}
+    assert model["services"]["db"]["x-clos"]["secrets"] == ["TOKEN"]
 
 
 @pytest.mark.parametrize(
