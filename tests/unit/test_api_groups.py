@@ -342,7 +342,7 @@ def test_an_export_as_a_compose_file_names_its_secrets_and_holds_none(api: Kit) 
     assert (found["name"], found["secrets"]) == (name, ["db.TOKEN"])
     assert "hidden" not in found["compose"]
     model = yaml.safe_load(found["compose"])
-    assert model["x-clos"] == {"description": "d", "start_order": 2}
+    assert model["x-clos"] == {"description": "d", "project": "development", "start_order": 2}
     assert model["services"]["db"]["environment"] == {"A": "$$B"}
     assert model["services"]["db"]["x-clos"]["secrets"] == ["TOKEN"]
 
