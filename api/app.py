@@ -43,6 +43,7 @@ BLUEPRINTS = (
     "api.v2.conflicts",
     "api.v2.logs",
     "api.v2.group_logs",
+    "api.v2.orphans",
 )
 
 

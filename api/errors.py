@@ -30,6 +30,8 @@ STATUS: dict[str, int] = {
     "queue_full": 409,
     "operation_not_waiting": 409,
     "service_exists": 409,
+    "not_an_orphan": 409,
+    "orphan_not_adoptable": 409,
     "group_exists": 409,
     "group_not_imported": 409,
     "user_exists": 409,

@@ -29,6 +29,7 @@ COMMANDS = {
     "check": (f"{_C}check", "check", "Who holds a port, by a fresh look."),
     "conflicts": (f"{_C}conflicts", "conflicts", "Ports that two want: list, show, scan, undo."),
     "resolve": (f"{_C}resolve", "resolve", "Resolve conflicts, one by one or all at once."),
+    "orphans": (f"{_C}orphans", "orphans", "What carries CLOS's mark and is no service: list, adopt, remove."),
     "ops": (f"{_C}ops", "ops", "List, show, watch, cancel, retry and answer operations."),
     "events": (f"{_C}events", "events", "What happened, and what is happening."),
     "config": (f"{_C}config", "config", "What CLOS is told, and whether its database is sound."),

@@ -102,6 +102,31 @@ class OperationNotFound(NotFound):
     noun = "operation"
 
 
+class OrphanNotFound(NotFound):
+    """No such orphan."""
+
+    noun = "orphan"
+
+
+class OrphanNotAdoptable(ClosError):
+    """No definition can be made of it that would make the same again; `reasons` name what is in the way."""
+
+    code = "orphan_not_adoptable"
+
+    def __init__(self, ref: str, reasons: Sequence[str]) -> None:
+        super().__init__(
+            f"{ref[:20]} cannot be adopted: {'; '.join(reasons)}",
+            hint="define a service by hand, and remove this with `clos orphans remove`",
+            reasons=list(reasons),
+        )
+
+
+class NotAnOrphan(ClosError):
+    """It belongs to a registered service by now, and is left as it is."""
+
+    code = "not_an_orphan"
+
+
 class LeaseNotFound(NotFound):
     """No such lease."""
 

@@ -72,6 +72,7 @@ class StandIn:
         self.exported: dict[str, dict[str, Any]] = {}
         self.next_answer: list[tuple[int, dict[str, Any]]] = []
         self.conflicts: dict[int, dict[str, Any]] = {}
+        self.orphans: list[dict[str, Any]] = []
         # What the next operation asks, and what it was answered.
         self.question: dict[str, Any] | None = None
         self.given: list[dict[str, Any]] = []
@@ -252,6 +253,9 @@ class StandIn:
             ("/conflicts/<int:one>/resolve", "POST", lambda one: self._conflict_work("conflict.resolve", one)),
             ("/conflicts/<int:one>/undo", "POST", lambda one: self._conflict_work("conflict.undo", one)),
             ("/ports/<int:one>/conflicts", "GET", self._on_port),
+            ("/orphans", "GET", lambda: {"items": self.orphans, "next_cursor": None, "total": len(self.orphans)}),
+            ("/orphans/<one>/adopt", "POST", lambda one: ({"id": "shop-lost"}, 201)),
+            ("/orphans/<one>/remove", "POST", lambda one: self._begin("orphan.remove")),
             ("/events", "GET", self._past),
             ("/ports", "GET", lambda: {"ranges": [{"project": "core", "start_port": 5000, "end_port": 5999}],
                                        "leases": self.leases, "listeners": []}),

@@ -26,6 +26,11 @@ class Observer:
         """Something was done through this runtime: a look that began before no longer shows what is."""
         self._changed_at[kind] = time.monotonic()
 
+    def looked_within(self, kind: str, age_s: float) -> bool:
+        """Whether this runtime was asked in the last `age_s`, with or without an answer."""
+        at = max(self._looks.get(kind, (0.0, {}))[0], self._refusals.get(kind, (0.0, None))[0])
+        return at > 0 and time.monotonic() - at < age_s
+
     def look(self, kind: str, max_age_s: float = 0.0) -> Mapping[str, Instance]:
         """Every instance of a runtime; a look that is at most `max_age_s` old will do.
 

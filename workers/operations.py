@@ -3,14 +3,14 @@
 import dramatiq
 
 from bus.messages import RUN_OPERATION
-from workers import carrying, conflicts, importing, runner
+from workers import carrying, conflicts, importing, orphans, runner
 from workers.context import Context
 
 
 def declare(broker: dramatiq.Broker, context: Context) -> None:
     """Declare the queue's actors."""
 
-    works = {**conflicts.WORK, importing.IMPORT: importing.carry_out}
+    works = {**conflicts.WORK, **orphans.WORK, importing.IMPORT: importing.carry_out}
 
     @dramatiq.actor(actor_name=RUN_OPERATION, queue_name="operations", broker=broker)
     def run_operation(operation_id: str) -> None:

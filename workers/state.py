@@ -1,6 +1,7 @@
 """The state collector: what is, compared with what is recorded. What follows from it is `workers/repair.py`'s."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session, lazyload
 
+from domain.errors import ClosError
 from domain.events import EventType, Severity
 from domain.observation import Instance, Phase, Sighting, status_of
 from domain.reconciling import Cause, World, cause_of
@@ -17,7 +19,7 @@ from models import events, sightings
 from models.base import now
 from models.operations import OperationLock, service_target
 from models.services import Service
-from workers import repair
+from workers import orphans, repair
 from workers.context import Context
 from workers.repair import Seen
 from workers.runtimes.host_process import HostProcess
@@ -25,6 +27,7 @@ from workers.runtimes.host_process import HostProcess
 log = structlog.get_logger()
 # Having run this long, it starts with a clean sheet.
 _FORGIVEN_AFTER_S = 60.0
+_ELSEWHERE_EVERY_S = 15.0
 
 Look = tuple[Mapping[str, Instance], Sighting]
 
@@ -42,10 +45,15 @@ def collect(context: Context) -> None:
     with context.record.read() as session:
         services = session.execute(select(Service.id, Service.runtime)).all()
         locked_before = _locked(session)
+        known = orphans.known(session)
     began_at = now()
-    seen: dict[str, Look | None] = {}
-    for kind in sorted({runtime for _id, runtime in services if runtime in context.runtimes}):
-        seen[kind] = _look(context, kind)
+    kinds = {runtime for _id, runtime in services if runtime in context.runtimes}
+    seen = {kind: _look(context, kind) for kind in sorted(kinds)}
+    marked = {kind: look[0] for kind, look in seen.items() if look} | _marked_elsewhere(
+        context, kinds, set(known.values())
+    )
+    strangers = orphans.find(context, marked, {row.id for row in services})
+    described = orphans.describe(context, strangers, known)
     boot_id = context.runtimes[RuntimeKind.PROCESS.value].sighting().id
     policy = repair.default_policy(context)
     with context.record.write() as session:
@@ -55,6 +63,7 @@ def collect(context: Context) -> None:
             kind: sightings.note_engine(session, kind, look[1] if look else None, host_since, began_at)
             for kind, look in seen.items()
         }
+        orphans.note(session, marked, strangers, described, locked)
         found = _compare(session, seen, worlds, locked, began_at)
         created = repair.follow_up(session, found, policy, began_at)
         sent = [(operation.id, operation.type) for operation in created]
@@ -75,6 +84,19 @@ def _look(context: Context, kind: str) -> Look | None:
         # Not seen is a fact too: these services are `unknown` until the runtime can be asked again.
         log.warning("state.not_observed", runtime=kind, error=str(refusal))
         return None
+
+
+def _marked_elsewhere(
+    context: Context, kinds: Collection[str], of_orphans: Collection[str]
+) -> dict[str, Mapping[str, Instance]]:
+    """Where no service is registered something may run all the same: looked at seldom, and in silence."""
+    found: dict[str, Mapping[str, Instance]] = {}
+    for kind in sorted(set(context.runtimes) - set(kinds)):
+        if kind not in of_orphans and context.observer.looked_within(kind, _ELSEWHERE_EVERY_S):
+            continue
+        with contextlib.suppress(ClosError):
+            found[kind] = context.observer.look(kind)
+    return found
 
 
 def _locked(session: Session) -> set[str]:

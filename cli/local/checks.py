@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from bus.process_identity import registered
 from cli.errors import CliError
-from cli.local import compose, embedded_redis, readiness, registry, running
+from cli.local import compose, embedded_redis, orphans, readiness, registry, running
 from cli.local.check import FAIL, OK, WARN, Check
 from cli.local.process_manager import STOPPED_STATES, Control, UnixConnection, socket_path
 from cli.local.supervision import ROOT, holders_of
@@ -48,6 +48,7 @@ def every(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
         ("ports", lambda: _ports(settings)),
         ("port ranges", lambda: _ranges(settings)),
         ("processes", lambda: _processes(settings)),
+        ("orphans", lambda: _orphans(settings)),
     ]
     for name, look in looks:
         try:
@@ -256,6 +257,15 @@ def _spoken(found: dict[str, Any], host: str, pinned: str | None) -> Check:
     if spoken.warning is not None:
         return Check("docker", WARN, f"{host}: {spoken.warning}", "update CLOS when there is a newer one")
     return Check("docker", OK, f"engine {found['Version']}, API {spoken.version}, at {host}")
+
+
+def _orphans(settings: Settings) -> Iterator[Check]:
+    found = orphans.count(settings)
+    if found:
+        detail = f"{found} with CLOS's mark and no service, as last seen"
+        yield Check("orphans", WARN, detail, "clos orphans: adopt or remove them")
+    elif found is not None:
+        yield Check("orphans", OK, "none")
 
 
 def _ports(settings: Settings) -> Iterator[Check]:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from sqlalchemy import select
 
+from models import registry, registry_orphans
 from models.base import now
 from models.events import Event
 from models.groups import Group
@@ -324,6 +325,50 @@ def test_a_restart_of_clos_touches_nothing_and_what_happened_meanwhile_is_told_b
     assert clos.service("shop-job").pid == job
     web, db = (parse_time(engine.inspect(each)["State"]["StartedAt"]) for each in ("shop-web", "shop-db"))
     assert (web - db).total_seconds() >= READY_S
+
+
+def test_orphans_are_listed_adopted_and_removed_only_where_asked(clos, engine):
+    clos.scheduler()
+    clos.worker()
+    clos.add_group("shop", [container("db"), container("web"), process("job"), container("kept")])
+    assert clos.ended(clos.ask("start", "shop"), 60).status == "completed"
+    refs = {each: engine.inspect(f"shop-{each}")["Id"] for each in ("db", "web", "kept")}
+    job = clos.service("shop-job").pid
+    marks = engine.inspect("shop-kept")["Config"]["Labels"]
+    with clos.record.write() as session:
+        for each in ("shop-db", "shop-web", "shop-job"):
+            registry.delete_service(session, each)
+    twin = engine.client.api.create_container(IMAGE, "idle", labels=marks, name="twin")["Id"]
+
+    wait_until(lambda: len(_orphans(clos)) == 4, 40)
+    found = _orphans(clos)
+    assert {found[refs["db"]], found[refs["web"]], found[twin]} == {
+        ("shop-db", "running"), ("shop-web", "running"), ("shop-kept", "created"),
+    }  # fmt: skip
+
+    with clos.record.write() as session:
+        made = registry_orphans.adopt(session, refs["web"], None, None)
+        assert (made.id, made.image, made.command) == ("shop-web", IMAGE, container("web")["command"])
+    wait_until(lambda: clos.service("shop-web").status == "running", 20)
+    assert clos.service("shop-web").container_id == refs["web"]
+
+    job_ref = next(ref for ref, (of, _phase) in found.items() if of == "shop-job")
+    for ref in (refs["db"], twin, job_ref):
+        with clos.record.write() as session:
+            asked = registry_orphans.remove(session, ref, "test")
+            sent = (asked.id, asked.type)
+        clos.outbox.operation(*sent)
+        assert clos.ended(sent[0], 30).status == "completed"
+    wait_until(lambda: not _orphans(clos), 20)
+    left = {each["Id"] for each in engine.client.api.containers(all=True)}
+    assert left == {refs["web"], refs["kept"]}
+    wait_until(lambda: not psutil.pid_exists(job), 20)
+    assert engine.inspect("shop-kept")["State"]["Running"]
+
+
+def _orphans(clos: Rig) -> dict[str, tuple[str, str]]:
+    with clos.record.read() as session:
+        return {each.ref: (each.service_id, each.phase) for each in registry_orphans.page(session, None, 50)}
 
 
 def _looked(clos: Rig, kind: str) -> None:

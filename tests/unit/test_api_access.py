@@ -53,6 +53,7 @@ MATRIX: dict[tuple[str, str], str] = {
     ("GET", "/ports/9/conflicts"): "viewer", ("GET", "/conflicts"): "viewer", ("GET", "/conflicts/99999"): "viewer",
     ("POST", "/conflicts/scan"): "operator", ("POST", "/conflicts/resolve"): "operator",
     ("POST", "/conflicts/99999/resolve"): "operator", ("POST", "/conflicts/99999/undo"): "operator",
+    ("GET", "/orphans"): "viewer", ("POST", "/orphans/x/adopt"): "admin", ("POST", "/orphans/x/remove"): "admin",
     ("GET", "/operations"): "viewer", ("POST", "/operations"): "viewer",
     ("GET", "/operations/x"): "viewer", ("POST", "/operations/x/cancel"): "operator",
     ("POST", "/operations/x/retry"): "viewer", ("POST", "/operations/x/answer"): "operator",

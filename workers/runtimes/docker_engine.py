@@ -11,7 +11,7 @@ from docker.errors import APIError
 
 from domain.container_policy import ContainerPolicy
 from domain.errors import ServiceRunning
-from domain.observation import Instance, Sighting
+from domain.observation import Instance
 from domain.specs import ServiceSpec
 from workers.runtimes import docker_marked_volumes
 from workers.runtimes.docker_admission import Admission
@@ -28,6 +28,7 @@ from workers.runtimes.docker_events import Events
 from workers.runtimes.docker_foreign import ForeignContainers
 from workers.runtimes.docker_images import Images, Limits
 from workers.runtimes.docker_keeping import Keeping
+from workers.runtimes.docker_marked import Marked
 from workers.runtimes.docker_names import Marks
 from workers.runtimes.docker_networks import Networks
 from workers.runtimes.docker_observation import rank
@@ -42,7 +43,7 @@ from workers.runtimes.kept_logs import KeptLogs
 from workers.runtimes.protocol import ExecResult, LogLine, Progress, Stats
 
 
-class DockerEngine:
+class DockerEngine(Marked):
     """Implements `Runtime` on Docker's engine. Connects late, and anew in every process."""
 
     kind = "docker"
@@ -95,14 +96,6 @@ class DockerEngine:
         with translated("look at the containers", base_url=self._client.base_url, looking=True):
             listed = self._api.containers(all=True, filters=self._marks.filters())
         return self._events.deaths.judged(self._containers.observation.instances(listed))
-
-    def sighting(self) -> Sighting:
-        """Who the engine is and since when it runs. Raises EngineUnreachable."""
-        return self._sighting.ask()
-
-    def changes(self, stop: Callable[[], bool]) -> Iterator[str | None]:
-        """Ids of services as something happens to their containers. Raises EngineUnreachable."""
-        return self._events.changes(stop)
 
     def bindings(self, limit_s: float | None = None) -> Published:
         """Which ports all containers publish or would publish, ours and others', and who they are.

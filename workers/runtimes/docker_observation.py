@@ -103,18 +103,23 @@ class Observation:
         self._inspect = inspect
         self._kept: dict[str, _Kept] = {}
         self._lock = threading.Lock()
+        # Of the last look: containers of a service of which another one counts.
+        self.beside: tuple[Instance, ...] = ()
 
     def instances(self, summaries: Iterable[Summary]) -> dict[str, Instance]:
         """By service id. Of two containers of one service (in an update, or by hand) the running one counts, then the
         newer."""
         found: dict[str, Instance] = {}
+        beside: list[Instance] = []
         seen = set()
         for summary in sorted(summaries, key=rank):
             seen.add(summary["Id"])
             service_id = (summary.get("Labels") or {}).get(self._marks.label("service"))
             instance = self.instance(summary) if service_id else None
             if service_id and instance:
+                beside += [found[service_id]] if service_id in found else []
                 found[service_id] = instance
+        self.beside = tuple(beside)
         with self._lock:
             self._kept = {key: kept for key, kept in self._kept.items() if key in seen}
         return found

@@ -8,11 +8,13 @@ file: lines of both have the stream `stdout`.
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from domain.errors import EngineUnreachable, ServiceRunning
 from domain.observation import Instance, Sighting
 from domain.specs import ServiceSpec
 from workers.runtimes import process_identity as processes
+from workers.runtimes import process_marked
 from workers.runtimes.fence import before_effect
 from workers.runtimes.listeners import Lookout
 from workers.runtimes.process_command import command_of
@@ -72,6 +74,30 @@ class HostProcess:
     def sighting(self) -> Sighting:
         """This boot of the host."""
         return Sighting(self._boot_id)
+
+    # What carries our mark, whoever made it
+
+    def beside(self) -> Sequence[Instance]:
+        """Second processes of a service, as the last look found them."""
+        return self._sightings.beside
+
+    def describe(self, ref: str) -> Mapping[str, Any]:
+        """What a process would be as a service."""
+        return process_marked.describe(self._instance_id, ref)
+
+    def discard(self, ref: str, timeout_s: float) -> None:
+        """End one process with our mark, and all of its session. One that is gone is success."""
+        wrapper = process_marked.find(self._instance_id, ref)
+        launch = next((each for each in self._state.identities() if each.ref == ref), None)
+        if wrapper is None and (launch is None or launch.boot_id != self._boot_id):
+            return
+        pid, _, ticks = ref.partition(":")
+        before_effect()
+        end_session(int(pid), int(ticks), timeout_s)
+        self._launcher.reap()
+        if launch is not None:
+            with self._state.lock(launch.service_id):
+                self._state.remove(launch.service_id)
 
     # Start and stop
 

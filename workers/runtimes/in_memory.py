@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from domain.errors import ClosError, PortHeld, ServiceRunning, StartFailed
 from domain.observation import Instance, Phase, Sighting
@@ -54,6 +55,9 @@ class InMemory:
         self.volumes: dict[str, str | None] = {}
         # Who runs the instances: a test may put another engine or another boot there.
         self.seen_as = Sighting("memory")
+        # Second instances of a service, by their ref, and what instances would be as services.
+        self.extra: dict[str, Instance] = {}
+        self.definitions: dict[str, Mapping[str, Any]] = {}
 
     # What a test may arrange
 
@@ -106,6 +110,22 @@ class InMemory:
     def sighting(self) -> Sighting:
         """What `seen_as` says."""
         return self.seen_as
+
+    def beside(self) -> Sequence[Instance]:
+        """What a test put into `extra`."""
+        return tuple(self.extra.values())
+
+    def describe(self, ref: str) -> Mapping[str, Any]:
+        """What a test put into `definitions`."""
+        return self.definitions.get(ref, {"runtime": "process", "command": ["x"], "unread": []})
+
+    def discard(self, ref: str, timeout_s: float) -> None:  # noqa: ARG002
+        """Forget it."""
+        before_effect()
+        with self._changed:
+            self.calls.append(("discard", ref))
+            self.extra.pop(ref, None)
+            self._instances = {key: each for key, each in self._instances.items() if each.ref != ref}
 
     def prepare(self, spec: ServiceSpec, progress: Progress) -> None:
         """Tell some progress."""

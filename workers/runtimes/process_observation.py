@@ -27,6 +27,8 @@ class Sightings:
         self._boot_id = boot_id
         # Launches that were seen to have left nobody behind. Their session's number may be somebody else's since.
         self._over: set[str] = set()
+        # Of the last look: wrappers of a service of which another one counts.
+        self.beside: tuple[Instance, ...] = ()
 
     def look(self, identities: Iterable[Identity]) -> Look:
         """One look at the process table; a second one only where a wrapper is gone and others may live on."""
@@ -53,9 +55,15 @@ class Sightings:
         identities = self._state.identities()
         look = self.look(identities)
         seen = {found.service_id: self.instance(found, look) for found in identities}
+        beside = []
         for wrapper in look.wrappers.values():
-            if not seen.get(wrapper.service_id, Instance("")).alive:
-                seen[wrapper.service_id] = _running(wrapper, processes.started_at(wrapper.start_ticks).isoformat())
+            found = _running(wrapper, processes.started_at(wrapper.start_ticks).isoformat())
+            counted = seen.get(wrapper.service_id, Instance(""))
+            if not counted.alive:
+                seen[wrapper.service_id] = found
+            elif counted.ref != found.ref:
+                beside.append(found)
+        self.beside = tuple(beside)
         return seen
 
     def instance(self, identity: Identity, look: Look) -> Instance:

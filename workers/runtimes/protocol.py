@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from domain.observation import Instance, Sighting
 from domain.specs import ServiceSpec
@@ -61,6 +61,22 @@ class Runtime(Protocol):
 
         Raises EngineUnreachable if it does not answer, or is about to end.
         """
+        ...
+
+    def beside(self) -> Sequence[Instance]:
+        """What the last `observe` found beside the instances that count: second ones of a service."""
+        ...
+
+    def describe(self, ref: str) -> Mapping[str, Any]:
+        """The fields of a service that would make this instance, as far as they can be read.
+
+        With `unread` (what they do not say), and for containers `container_name` and `group`. Empty if it is gone.
+        """
+        ...
+
+    def discard(self, ref: str, timeout_s: float) -> None:
+        """Stop and take away one instance that carries our mark, whatever service that names. One that is gone is
+        success. Raises NotOurs if it does not carry our mark."""
         ...
 
     def prepare(self, spec: ServiceSpec, progress: Progress) -> None:
