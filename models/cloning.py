@@ -18,7 +18,7 @@ from domain.clone_storage import MARK
 from domain.cloning import Cloning, Original
 from domain.errors import ValidationFailed
 from domain.specs import RuntimeKind
-from models import groups, port_moves, registry, registry_graph, registry_groups, registry_references
+from models import definitions, groups, port_moves, registry, registry_graph, registry_groups, registry_references
 from models.groups import Group
 from models.services import Service, ServiceNetwork
 
@@ -81,48 +81,8 @@ def _check(wanted: Wanted, sources: Sequence[Group]) -> None:
 
 
 def _original(session: Session, group: Group) -> Original:
-    fields = {name: getattr(group, name) for name in registry_groups.PLAIN}
-    members = registry_groups.members(session, group.name)
-    known = _names(session, members)
-    return Original({"name": group.name, **fields}, tuple(_definition(each, known) for each in members))
-
-
-def _names(session: Session, members: Sequence[Service]) -> dict[str, str]:
-    """The services that these depend on, by id, as `group/name`."""
-    ids = {row.depends_on for service in members for row in service.dependencies}
-    rows = session.execute(select(Service.id, Service.group_name, Service.name).where(Service.id.in_(ids)))
-    return {row.id: f"{row.group_name}/{row.name}" for row in rows}
-
-
-def _definition(service: Service, known: Mapping[str, str]) -> dict[str, Any]:
-    """A service as a body of `POST /services`, with its secrets."""
-    fields: dict[str, Any] = {name: getattr(service, name) for name in registry.PLAIN}
-    fields |= {
-        "name": service.name,
-        "tags": [row.tag for row in service.tags],
-        "environment": {row.key: row.value for row in service.environment if not row.secret},
-        "secrets": {row.key: row.value for row in service.environment if row.secret},
-        "volumes": [row.volume for row in service.volumes],
-        "networks": [row.network for row in service.networks],
-        "ports": [
-            {
-                "name": port.name,
-                "host_ip": port.host_ip,
-                "host_port": port.host_port,
-                "container_port": port.container_port,
-                "protocol": port.protocol,
-            }
-            for port in service.port_requests()
-        ],
-        # What v1's tools left may name a service that is gone.
-        "depends_on": [
-            {"service": known[row.depends_on], "condition": row.condition, "required": row.required}
-            for row in service.dependencies
-            if row.depends_on in known
-        ],
-    }
-    check = registry.health_check_of(service)
-    return fields | ({"health_check": check} if check is not None else {})
+    body = definitions.of_group(session, group)
+    return Original(body, tuple(body.pop("services")))
 
 
 def _networks_elsewhere(session: Session, names: Collection[str]) -> frozenset[str]:

@@ -294,13 +294,6 @@ def _write_health_check(service: Service, fields: Mapping[str, Any]) -> None:
             service.health_check_type = kind.value
 
 
-def health_check_of(service: Service) -> dict[str, Any] | None:
-    """Its health check as a request says it; None if none was given."""
-    if service.health_check_type is None and service.health_url is None and service.health_check_enabled:
-        return None
-    return {name: getattr(service, column) for name, column in _CHECK.items()}
-
-
 def _depend(session: Session, service: Service, references: list[Mapping[str, Any]]) -> None:
     ids = registry_graph.resolve(session, service.group_name, service.name, references)
     rows = {

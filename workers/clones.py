@@ -31,7 +31,10 @@ def collect(context: Context) -> None:
 
 
 class VolumeSteps:
-    """The last steps of a clone's removal: its own volumes, named and nameless. What is shared stays."""
+    """The last steps of a clone's removal: its own volumes, named and nameless. What is shared stays.
+
+    Where only a service of it goes, its nameless ones do.
+    """
 
     def __init__(self, context: Context, marks: Mapping[str, str]) -> None:
         self._context = context
@@ -40,13 +43,14 @@ class VolumeSteps:
     @classmethod
     def of(cls, context: Context, operation: Operation) -> "VolumeSteps | None":
         """Those of an operation; None where it is not the removal of a clone."""
-        if operation.type != clone_ends.REMOVE or operation.group_name is None:
+        if operation.type not in (clone_ends.REMOVE, "service.remove") or operation.group_name is None:
             return None
         with context.record.read() as session:
             group = session.get(Group, operation.group_name)
             if group is None or group.cloned_from is None:
                 return None
-            return cls(context, cloning.own_volumes(group) if cloning.has_containers(session, group) else {})
+            all_of_it = operation.type == clone_ends.REMOVE and cloning.has_containers(session, group)
+            return cls(context, cloning.own_volumes(group) if all_of_it else {})
 
     def after(self, plan: Plan) -> Plan:
         """The plan with its volumes' removal at its end: they go when nothing uses them any more."""

@@ -14,7 +14,8 @@ from api.v2.asking import ask, own_ports
 from api.v2.clone_schemas import ClonedSchema, CloneGroup, end_of
 from api.v2.group_answers import shown
 from api.v2.operation_answer import OperationSchema, accepted
-from models import cloning, registry_graph, registry_views
+from api.v2.policy import refuse_denied
+from models import cloning, registry_graph, registry_groups, registry_views
 from models.cloning import Cloned, Wanted
 
 blp = ClosBlueprint("clones", __name__, url_prefix="/api/v2/groups", description="Groups made anew under another name")
@@ -39,6 +40,9 @@ class Clone(MethodView):
             principal().require("groups:start")
         with unit_of_work() as session:
             made = cloning.clone(session, _wanted(name, body), own_ports())
+            for each in made.groups:
+                # Other paths than the original's may be asked for now.
+                refuse_denied(session, registry_groups.members(session, each.name))
             if body.get("start"):
                 return _started(session, made)
             group = made.groups[0]

@@ -5,6 +5,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 print("serving", flush=True)
 http.server.ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
+"""
+FILES = """
+import http.server, os
+at = (os.environ["HOST"], int(os.environ["PORT"]))
+http.server.ThreadingHTTPServer(at, http.server.SimpleHTTPRequestHandler).serve_forever()
 """
 CLONES = [f"agent-{number}" for number in range(1, 6)]
 
@@ -187,3 +193,25 @@ def test_a_volume_of_the_clones_name_that_was_there_before_is_not_its_own(world:
     operation = world.api.call("DELETE", "/groups/agent-1", params={"force": "true"}).json()
     world.ended(operation)
     assert world.engine()["volumes"] == {f"agent-1_{world.volume}"}
+
+
+def test_a_clone_in_a_worktree_runs_what_lies_there(world: World, tmp_path: Path) -> None:
+    for name in ("main", "feature"):
+        (tmp_path / name / "web").mkdir(parents=True)
+        (tmp_path / name / "web" / "index.html").write_text(name)
+    service = {
+        "name": "files", "runtime": "process", "ports": [{}], "working_dir": f"{tmp_path}/main/web", "stop_timeout": 5,
+        "command": [sys.executable, "-c", FILES], "health_check": {"url": "/", "interval": 1.0, "start_period": 20.0},
+    }  # fmt: skip
+    group = {"name": "tree", "project": "clones", "directory": f"{tmp_path}/main", "services": [service]}
+    assert world.api.post("/groups", group).status_code == 201
+    made = world.api.post("/groups/tree/clone", {"as": "tree-2", "directory": f"{tmp_path}/feature"}).json()
+    assert made["warnings"] == []
+    for name in ("tree", "tree-2"):
+        world.ended(world.api.post(f"/groups/{name}/start").json())
+    said = []
+    for name in ("tree", "tree-2"):
+        port = world.api.get(f"/services/{name}-files").json()["port"]
+        said.append(requests.get(f"http://127.0.0.1:{port}/index.html", timeout=5).text)
+        world.ended(world.api.call("DELETE", f"/groups/{name}", params={"force": "true"}).json())
+    assert said == ["main", "feature"]

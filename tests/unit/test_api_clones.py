@@ -162,6 +162,18 @@ def test_a_clone_ends_when_it_was_told_to_and_that_can_be_changed(api: Kit) -> N
     api.refused("POST", "/groups", {"name": "q", "ttl": 9}, 422, "validation_failed")
 
 
+def test_a_directory_that_policy_forbids_is_refused(api: Kit) -> None:
+    name = api.name("p")
+    service = {"name": "db", "image": "busybox", "volumes": ["/srv/web/conf:/etc/db:ro"]}
+    api.post("/groups", {"name": name, "directory": "/srv/web", "services": [service]})
+    home = str(api.settings.home)
+    api.refused("POST", f"/groups/{name}/clone", {"as": f"{name}-x", "directory": home}, 422, "policy_denied")
+    api.refused("GET", f"/groups/{name}-x", None, 404, "group_not_found")
+    moved = api.post(f"/groups/{name}/clone", {"as": f"{name}-y", "directory": "/srv/y"})
+    assert (moved["directory"], moved["warnings"]) == ("/srv/y", [])
+    assert api.get(f"/services/{name}-y-db")["volumes"] == ["/srv/y/conf:/etc/db:ro"]
+
+
 def test_a_clone_with_volumes_is_taken_away_by_a_worker(api: Kit) -> None:
     name = api.name("v")
     service = {"name": "db", "image": "busybox", "volumes": ["data:/d"]}

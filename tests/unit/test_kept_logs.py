@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -166,7 +167,7 @@ def test_what_a_deleted_service_wrote_is_deleted_unless_its_container_is_there(
 
 def test_lines_are_kept_for_their_owner_alone_and_up_to_a_cap(tmp_path: Path) -> None:
     kept = KeptLogs(tmp_path / "services", file_limit=1000)
-    kept.add("g-a", "f" * 64, [LogLine(f"line {number:04}", AT) for number in range(100)])
+    kept.add("g-a", "f" * 64, lambda _: [LogLine(f"line {number:04}", AT) for number in range(100)])
     path = kept.path("g-a")
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.stat().st_size <= 1000
@@ -180,7 +181,7 @@ def test_lines_are_kept_for_their_owner_alone_and_up_to_a_cap(tmp_path: Path) ->
 def test_the_oldest_files_go_when_all_are_too_many(tmp_path: Path) -> None:
     kept = KeptLogs(tmp_path, total_limit=250)
     for age, name in ((3, "a"), (2, "b"), (1, "c")):
-        kept.add(name, "f" * 12, [LogLine("x" * 60, AT)])
+        kept.add(name, "f" * 12, lambda _: [LogLine("x" * 60, AT)])
         os.utime(kept.path(name), (1000 - age, 1000 - age))
     kept.fit()
     assert [kept.path(name).exists() for name in "abc"] == [False, True, True]
@@ -188,7 +189,7 @@ def test_the_oldest_files_go_when_all_are_too_many(tmp_path: Path) -> None:
 
 def test_a_line_that_was_cut_and_one_with_spaces_are_read_for_what_they_are(tmp_path: Path) -> None:
     kept = KeptLogs(tmp_path)
-    kept.add("a", "f" * 12, [LogLine("  a  b ", None, "stderr"), LogLine("", AT)])
+    kept.add("a", "f" * 12, lambda _: [LogLine("  a  b ", None, "stderr"), LogLine("", AT)])
     with kept.path("a").open("a") as file:
         file.write("ffff 2026-01")
     assert kept.read("a") == [("f" * 12, LogLine("  a  b ", None, "stderr")), ("f" * 12, LogLine("", AT))]
@@ -203,3 +204,27 @@ def test_log_files_of_deleted_process_services_go(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a.log", "a.log.1", "a.log.log", "a.log.times", "b.kept", "c.log",
     ]  # fmt: skip
+
+
+def test_two_workers_that_keep_the_same_lines_at_once_keep_them_once(
+    there: EngineStandIn, engine: DockerEngine
+) -> None:
+    ref = run(there, engine, *(f"line {number}" for number in range(50)))
+    there.exit(ref, 0)
+    folder = there_folder(engine)
+    others = [DockerEngine(there.url, INSTANCE, timeout_s=2.0, kept_logs=folder) for _ in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        looks = [pool.submit(each.keep_logs, registered) for each in others * 2]
+        removal = pool.submit(others[0].remove, SPEC)
+        for each in (*looks, removal):
+            each.result(20)
+    kept = [line.text for _, line in KeptLogs(folder).read("g-a") if line.stream != REMARK]
+    assert kept == [f"line {number}" for number in range(50)]
+    for each in others:
+        each.close()
+
+
+def test_a_lock_that_another_worker_has_is_waited_for_only_so_long(tmp_path: Path) -> None:
+    kept = KeptLogs(tmp_path)
+    with kept.held(".looking", 0), pytest.raises(TimeoutError), kept.held(".looking", 0.05):
+        raise AssertionError("it was had twice")

@@ -5,7 +5,6 @@ twice.
 """
 
 import json
-import threading
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,8 +35,6 @@ class Keeping:
         self._marks = marks
         self._reading = reading
         self._kept = kept
-        # One look at a time; what it saw stands in a file, since the next look may be another worker's.
-        self._looking = threading.Lock()
 
     def logs(self, service_id: str, tail: int, since: datetime | None) -> list[LogLine]:
         """The last `tail` lines, oldest first: kept ones, and those that the engine has.
@@ -68,7 +65,7 @@ class Keeping:
             if service_id and self._marks.ours(labels) and _has_ended(inspected.get("State") or {}):
                 self._keep(service_id, str(inspected["Id"]))
                 text = f"the container {ref[:_SHORT]} was removed by CLOS"
-                self._kept.add(service_id, str(inspected["Id"]), [_remark(text)])
+                self._remark(service_id, str(inspected["Id"]), text)
         except (APIError, ClosError, OSError) as refusal:
             log.warning("logs.not_kept", container=ref[:_SHORT], error=str(refusal))
 
@@ -78,22 +75,24 @@ class Keeping:
         Raises:
             EngineUnreachable: it does not answer.
         """
-        if not self._looking.acquire(blocking=False):
-            return
         try:
-            listed = self._reading.listed(self._marks.filters())
-            known = self._known()
-            now = {str(each["Id"]): each for each in listed}
-            seen = {ref: self._seen(each, known.get(ref) or {}) for ref, each in now.items()}
-            for ref, was in known.items():
-                if ref not in now:
-                    self._missing(ref, was)
-            if seen != known:
-                self._remember(seen)
-            self._kept.forget(registered, {str(each["service"]) for each in seen.values()})
-            self._kept.fit()
-        finally:
-            self._looking.release()
+            with self._kept.held(".looking", limit_s=0):
+                self._look(registered)
+        except TimeoutError:
+            return  # another worker's look is still under way
+
+    def _look(self, registered: Callable[[], Collection[str]]) -> None:
+        listed = self._reading.listed(self._marks.filters())
+        known = self._known()
+        now = {str(each["Id"]): each for each in listed}
+        seen = {ref: self._seen(each, known.get(ref) or {}) for ref, each in now.items()}
+        for ref, was in known.items():
+            if ref not in now:
+                self._missing(ref, was)
+        if seen != known:
+            self._remember(seen)
+        self._kept.forget(registered, {str(each["service"]) for each in seen.values()})
+        self._kept.fit()
 
     def _seen(self, listed: Summary, was: Mapping[str, Any]) -> dict[str, Any]:
         """What is noted of a container; its lines are kept once for each of its ends."""
@@ -112,15 +111,20 @@ class Keeping:
         if was["state"] == "up" and not self._removed_by_us(service_id, ref):
             since = "nothing of it was kept" if kept is None else f"nothing after {kept.isoformat()} was kept"
             text = f"the container {ref[:_SHORT]} is gone, and it was not removed by CLOS: {since}"
-            self._kept.add(service_id, ref, [_remark(text)])
+            self._remark(service_id, ref, text)
 
     def _removed_by_us(self, service_id: str, ref: str) -> bool:
         return any(of == ref[:_SHORT] and line.stream == REMARK for of, line in self._kept.read(service_id))
 
     def _keep(self, service_id: str, ref: str) -> None:
-        last = self._kept.last(service_id, ref)
-        since = None if last is None else last + timedelta(microseconds=1)
-        self._kept.add(service_id, ref, self._reading.lines_of(ref, MAX_LINES, since))
+        def behind(last: datetime | None) -> list[LogLine]:
+            since = None if last is None else last + timedelta(microseconds=1)
+            return self._reading.lines_of(ref, MAX_LINES, since)
+
+        self._kept.add(service_id, ref, behind)
+
+    def _remark(self, service_id: str, ref: str, text: str) -> None:
+        self._kept.add(service_id, ref, lambda _last: [_remark(text)])
 
     def _known(self) -> dict[str, Any]:
         try:

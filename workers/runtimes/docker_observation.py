@@ -149,6 +149,11 @@ class Observation:
             self._kept[ref] = _Kept("created", "", datetime.now(UTC), instance)
         return instance
 
+    def forget(self, ref: str) -> None:
+        """A container is not what it was: whoever asks next has it looked at."""
+        with self._lock:
+            self._kept.pop(ref, None)
+
     def _holds(self, kept: _Kept, summary: Summary, status: str, created_kept: timedelta) -> bool:
         if kept.state != summary.get("State") or kept.code != exit_code_in(status):
             return False

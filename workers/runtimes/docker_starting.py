@@ -58,7 +58,8 @@ class Starting:
                 vanished = network_vanished(error)
                 runs = self._containers.undo(instance, spec, also_exited=vanished)
                 if runs or vanished or container_vanished(error):
-                    # An engine lists what it removes for a while (28 for longer than 20.10 did).
+                    # An engine lists what it removes for a while (26 and 28 for longer than 20.10 did).
+                    self._containers.observation.forget(instance.ref)
                     time.sleep(_PAUSE_S * tries)
                     continue
                 raise self.error(error, spec) from error

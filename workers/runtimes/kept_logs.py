@@ -7,6 +7,7 @@ container was removed by somebody else) is a line as well, of the stream `clos`.
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,6 +22,8 @@ REMARK = "clos"
 _SUFFIX = ".kept"
 _SHORT = 12
 _NO_TIME = "-"
+_LIMIT_S = 10.0
+_PAUSE_S = 0.01
 
 
 class KeptLogs:
@@ -48,15 +51,17 @@ class KeptLogs:
         times = [line.at for of, line in self.read(service_id) if of == ref[:_SHORT] and line.at is not None]
         return times[-1] if times else None
 
-    def add(self, service_id: str, ref: str, lines: Sequence[LogLine]) -> None:
-        """Keep lines of a container; the oldest of the service go where it has too many.
+    def add(self, service_id: str, ref: str, since: Callable[[datetime | None], Sequence[LogLine]]) -> None:
+        """Keep lines of a container; the oldest of the service go where it has too many. `since` gives those behind the
+        last one that is kept; nobody else keeps any meanwhile, so none is kept twice.
 
         Raises:
-            OSError: they could not be written.
+            OSError: they could not be written, or others took too long.
         """
-        if not lines:
-            return
-        with self._held():
+        with self.held(".keeping", _LIMIT_S):
+            lines = since(self.last(service_id, ref))
+            if not lines:
+                return
             path = self.path(service_id)
             kept = _bytes_of(path) + "".join(_written(ref, line) for line in lines).encode("utf-8", "replace")
             draft = path.with_name(f"{path.name}.new")
@@ -90,11 +95,23 @@ class KeptLogs:
             total -= size
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Several workers keep lines; a file is rewritten by one at a time."""
+    def held(self, lock: str, limit_s: float) -> Iterator[None]:
+        """Over all workers of this home, one at a time.
+
+        Raises:
+            TimeoutError: another one has it for longer than `limit_s`.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(self.folder / ".keeping", "a") as guard:
-            fcntl.flock(guard, fcntl.LOCK_EX)
+        deadline = time.monotonic() + limit_s
+        with open(self.folder / lock, "a") as guard:
+            while True:
+                try:
+                    fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise TimeoutError(f"{self.folder / lock} is held by another worker") from None
+                    time.sleep(_PAUSE_S)
             yield
 
 
