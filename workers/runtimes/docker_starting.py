@@ -1,5 +1,6 @@
 """Running a container, whoever else is at work on it or on its network."""
 
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +22,9 @@ from workers.runtimes.docker_names import Marks
 from workers.runtimes.fence import before_effect
 
 # How often a start begins again when others take the container or its network away.
-_ROUNDS = 8
-_PAUSE_S = 0.05
+_ROUNDS = 10
+# Rivals that begin again at the same moments would take each other's networks away for ever.
+_PAUSE_S = 0.1
 
 
 class Starting:
@@ -60,7 +62,7 @@ class Starting:
                 if runs or vanished or container_vanished(error):
                     # An engine lists what it removes for a while (26 and 28 for longer than 20.10 did).
                     self._containers.observation.forget(instance.ref)
-                    time.sleep(_PAUSE_S * tries)
+                    time.sleep(random.uniform(0.0, _PAUSE_S * tries))  # noqa: S311 - no secret
                     continue
                 raise self.error(error, spec) from error
             return self._containers.look(instance.ref) or Instance(spec.id)
