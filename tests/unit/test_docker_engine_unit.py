@@ -290,7 +290,7 @@ def test_a_start_behind_which_the_container_is_removed_makes_it_anew(
 ) -> None:
     there.before(GONE, there.containers.clear)
     assert engine.start(spec()).alive
-    there.refuse(GONE, 500, "container is marked for removal and cannot be started", times=99)
+    there.refuse(GONE, 500, "container is marked for removal and cannot be started", times=9999)
     with pytest.raises(StartFailed, match="keeps being removed"):
         engine.start(spec("b"))
 

@@ -21,10 +21,8 @@ from workers.runtimes.docker_holders import holder_of
 from workers.runtimes.docker_names import Marks
 from workers.runtimes.fence import before_effect
 
-# How often a start begins again when others take the container or its network away.
-_ROUNDS = 10
 # Rivals that begin again at the same moments would take each other's networks away for ever.
-_PAUSE_S = 0.1
+_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.8
 
 
 class Starting:
@@ -48,7 +46,9 @@ class Starting:
             StartFailed: it does not start, or others keep removing it.
             PolicyDenied: it asks for what it may not have.
         """
-        for tries in range(_ROUNDS):
+        deadline = time.monotonic() + self._client.timeout_s
+        tries = 0
+        while time.monotonic() < deadline:
             instance = made(spec)
             if instance.alive or not instance.ref:
                 return instance
@@ -62,7 +62,8 @@ class Starting:
                 if runs or vanished or container_vanished(error):
                     # An engine lists what it removes for a while (26 and 28 for longer than 20.10 did).
                     self._containers.observation.forget(instance.ref)
-                    time.sleep(random.uniform(0.0, _PAUSE_S * tries))  # noqa: S311 - no secret
+                    time.sleep(random.uniform(0.0, min(_PAUSE_S * tries, _LONGEST_PAUSE_S)))  # noqa: S311 - no secret
+                    tries += 1
                     continue
                 raise self.error(error, spec) from error
             return self._containers.look(instance.ref) or Instance(spec.id)
