@@ -80,6 +80,8 @@ def say_plan(printer: Printer, ended: Operation) -> None:
         printer.say("nothing to do")
         return
     printer.table(plan["steps"], STEPS)
+    if len(plan.get("critical_path") or []) > 1:
+        printer.say(f"what it takes at least: {inert(', '.join(map(str, plan['critical_path'])))}")
 
 
 def settled_by(client: Client, operation: Operation) -> list[dict[str, Any]]:

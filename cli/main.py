@@ -22,6 +22,7 @@ COMMANDS = {
     "start": (f"{_C}operate", "start", "Start a group or a service, dependencies first."),
     "stop": (f"{_C}operate", "stop", "Stop a group or a service."),
     "restart": (f"{_C}operate", "restart", "Restart a group or a service."),
+    "update": (f"{_C}operate", "update", "Bring what drifted to what is wanted, or everything back."),
     "logs": (f"{_C}logs", "logs", "What a group or a service writes."),
     "services": (f"{_C}services", "services", "List, show, add, edit and remove services."),
     "groups": (f"{_C}groups", "groups", "List, show, add and remove groups."),

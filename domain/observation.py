@@ -34,6 +34,8 @@ class Instance:
     # The engine's own health verdict, where the image or container has one.
     health: HealthStatus = HealthStatus.NONE
     oom_killed: bool = False
+    # What a container was made from, under the name that it was given.
+    image: str | None = None
     # It ended, but processes that it had started live on.
     leftovers: bool = False
     # It was stopped or killed from outside; only to be relied on where no operation of ours did so.

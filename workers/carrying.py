@@ -122,7 +122,7 @@ def carry(
         volume_steps=VolumeSteps.of(context, operation),
     )  # fmt: skip
     executor = Executor(plan, steps, journal, claim, context.observer, context.limits.parallel_steps)
-    outcome = executor.run(_deadline(context, operation, parameters))
+    outcome = executor.run(deadline_of(context, operation))
     if not outcome.cancelled and not operation.type.endswith((".stop", ".remove")):
         executor.last_observation(outcome)
     return outcome
@@ -133,7 +133,9 @@ def was_taken(outcome: Outcome) -> bool:
     return not outcome.cancelled and any(isinstance(error, PortHeld) for error in outcome.failed.values())
 
 
-def _deadline(context: Context, operation: Operation, parameters: Mapping[str, Any]) -> float:
+def deadline_of(context: Context, operation: Operation) -> float:
+    """Until when an operation may take, on the monotonic clock."""
+    parameters = operation.parameters or {}
     limit_s = context.limits.operation_timeout_s
     if not operation.type.endswith(".stop"):
         limit_s = _seconds(parameters.get("timeout")) or limit_s

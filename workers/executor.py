@@ -134,7 +134,8 @@ class Executor:
         self._journal.failed(step, refusal, self._last_look(step))
 
     def _last_look(self, step: Step) -> Instance | None:
-        if step.action not in (Action.START, Action.WAIT, Action.STOP) or not self._steps.knows(step.target):
+        looked_at = (Action.START, Action.WAIT, Action.STOP, Action.RESTORE)
+        if step.action not in looked_at or not self._steps.knows(step.target):
             return None
         return self._observer.instance(self._steps.spec(step.target), max_age_s=0.0)
 

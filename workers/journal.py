@@ -4,7 +4,7 @@ Every write names the claim's fence, so a worker that lost its claim writes noth
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -28,6 +28,9 @@ _SERVICE_WHILE = {
     Action.WAIT: ServiceStatus.STARTING,
     Action.STOP: ServiceStatus.STOPPING,
 }
+# What changes a service on an update's way forward, and when a step of it has begun.
+_CHANGES = (Action.CREATE, Action.STOP, Action.START, Action.WAIT)
+_BEGUN = ("running", "completed", "failed", "undone")
 
 
 class Journal:
@@ -201,13 +204,44 @@ class Journal:
             )
             return sorted(session.scalars(on_their_way))
 
-    def settle(self, touched: Iterable[str], observed: ObservedState) -> None:
-        """Take back `starting` and `stopping` from services that the operation did not get to the end with."""
+    def begun(self, actions: Sequence[Action] = _CHANGES) -> set[str]:
+        """The targets of which such a step has begun, in whatever attempt."""
+        with self._record.read() as session:
+            rows = select(OperationStep.target).where(
+                OperationStep.operation_id == self._claim.operation_id,
+                OperationStep.action.in_([action.value for action in actions]),
+                OperationStep.status.in_(_BEGUN),
+            )
+            return set(session.scalars(rows))
+
+    def turn_back(self, plan: Plan) -> None:
+        """Write the steps of a way back. What has not begun of the way forward is left out."""
+        planned = {step.id for step in plan.steps}
+        with self._record.write() as session:
+            operation = self._held(session)
+            for row in operation.steps:
+                if row.id not in planned and StepStatus(row.status) not in STEP_FINAL:
+                    row.status, row.ended_at = StepStatus.SKIPPED.value, now()
+        self.begin(plan)
+
+    def undone(self, service_ids: Collection[str]) -> None:
+        """What was done to these services is taken back."""
+        with self._record.write() as session:
+            operation = self._held(session)
+            for row in operation.steps:
+                if row.target in service_ids and row.action in _CHANGES and row.status == StepStatus.COMPLETED.value:
+                    row.status = StepStatus.UNDONE.value
+            operations.progress(session, operation)
+        self._feed.wake()
+
+    def settle(self, touched: Iterable[str], observed: ObservedState, everyone: bool = False) -> None:
+        """Take back `starting` and `stopping` from services that the operation did not get to the end with; or write
+        down of all of them what was seen (`everyone`)."""
         with self._record.write() as session:
             operation = self._held(session)
             for service_id in touched:
                 service = _service(session, service_id)
-                if service is None or service.status not in ("starting", "stopping"):
+                if service is None or not (everyone or service.status in ("starting", "stopping")):
                     continue
                 instance = observed.of(service_id)
                 if instance.phase is not Phase.UNKNOWN:
@@ -293,7 +327,7 @@ def _set_instance(
 ) -> None:
     _record_instance(session, operation, step.target, instance, health)
     # Creating and starting only begin what the wait ends: an old exit seen meanwhile is no news.
-    if step.action is Action.WAIT:
+    if step.action in (Action.WAIT, Action.RESTORE):
         up = instance.alive or health is HealthStatus.HEALTHY  # an external one has no instance
         status = ServiceStatus.RUNNING if up else ServiceStatus.STOPPED
         _set_status(session, operation, step.target, status, step.cause, waiting=[])

@@ -3,7 +3,7 @@
 import dramatiq
 
 from bus.messages import RUN_OPERATION
-from workers import carrying, conflicts, importing, orphans, runner
+from workers import conflicts, importing, orphans, runner
 from workers.context import Context
 
 
@@ -14,4 +14,4 @@ def declare(broker: dramatiq.Broker, context: Context) -> None:
 
     @dramatiq.actor(actor_name=RUN_OPERATION, queue_name="operations", broker=broker)
     def run_operation(operation_id: str) -> None:
-        runner.run(context, operation_id, lambda *parts: works.get(parts[1].type, carrying.carry_out)(*parts))
+        runner.run(context, operation_id, lambda *parts: works.get(parts[1].type, runner.by_type)(*parts))

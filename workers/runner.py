@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from domain.errors import ClaimLost, ClosError, DatabaseBusy, Stopping
 from domain.states import OperationStatus
 from models.operations import Operation
+from workers import updating
 from workers.carrying import carry_out
 from workers.claims import Claim
 from workers.context import Context
@@ -36,7 +37,7 @@ def run(context: Context, operation_id: str, work: Work | None = None) -> None:
     journal = Journal(context.record, context.feed, claim)
     log.info("operation.claimed", operation_id=operation_id, type=operation.type, attempt=operation.attempt)
     try:
-        (work or carry_out)(context, operation, claim, journal)
+        (work or by_type)(context, operation, claim, journal)
     except ClaimLost:
         log.warning("operation.claim_lost", operation_id=operation_id)
     except Stopping:
@@ -52,6 +53,12 @@ def run(context: Context, operation_id: str, work: Work | None = None) -> None:
         _fail(journal, operation_id, {"code": "internal_error", "message": f"{type(defect).__name__}: {defect}"})
     finally:
         context.claims.drop(claim)
+
+
+def by_type(context: Context, operation: Operation, claim: Claim, journal: Journal) -> None:
+    """What an operation on services is carried out by: updates have a way back, the others have not."""
+    carries = updating.carry_out if operation.type.endswith(".update") else carry_out
+    carries(context, operation, claim, journal)
 
 
 def _give_back(context: Context, operation: Operation, journal: Journal) -> None:

@@ -83,7 +83,19 @@ class Steps:
         runtime = self._runtime(spec)
         if step.action in (Action.CREATE, Action.START):
             _refuse_unresolved(spec)
-        actions: dict[Action, Callable[[], Done]] = {
+        actions = self._actions(step, spec, runtime, deadline)
+        try:
+            with fence.guarded(self._verify):
+                return actions[step.action]()
+        finally:
+            if step.action is not Action.WAIT:
+                self._observer.changed(spec.runtime.value)
+
+    def _actions(
+        self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float
+    ) -> dict[Action, Callable[[], Done]]:
+        """What each action does to a service."""
+        return {
             Action.PULL: lambda: self._prepare(step, spec, runtime, deadline),
             Action.BUILD: lambda: self._prepare(step, spec, runtime, deadline),
             Action.CREATE: lambda: Done(runtime.create(spec)),
@@ -92,12 +104,6 @@ class Steps:
             Action.STOP: lambda: self._stop(spec, runtime),
             Action.REMOVE: lambda: self._remove(spec, runtime),
         }
-        try:
-            with fence.guarded(self._verify):
-                return actions[step.action]()
-        finally:
-            if step.action is not Action.WAIT:
-                self._observer.changed(spec.runtime.value)
 
     def replace(self, specs: Mapping[str, ServiceSpec]) -> None:
         """Services were moved: from now on they are started as they are wanted now."""
@@ -141,7 +147,7 @@ class Steps:
 
     def _start(self, spec: ServiceSpec, runtime: Runtime) -> Done:
         try:
-            instance = runtime.start(spec)
+            instance = self._run_up(spec, runtime)
             self._started[spec.id] = time.monotonic(), instance
             return Done(instance, HealthStatus.STARTING if spec.health_check else HealthStatus.NONE, spec.references)
         except PortHeld as held:
@@ -150,6 +156,9 @@ class Steps:
                 raise
             found = self._holders(held.host_ip, held.protocol, held.port)
             raise PortHeld(held.port, held.protocol, held.host_ip, found[0] if found else held.holder) from held
+
+    def _run_up(self, spec: ServiceSpec, runtime: Runtime) -> Instance:
+        return runtime.start(spec)
 
     def _wait(self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
         try:

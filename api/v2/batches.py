@@ -16,7 +16,13 @@ from models import operation_requests as requests
 from models.operations import Operation
 from models.registry_selection import MOST_TARGETS, Selection, select_targets
 
-ACTIONS = ("start", "stop", "restart")
+ACTIONS = ("start", "stop", "restart", "update")
+_NOT_TAKEN = {
+    "start": ("cascade", "on_failure"),
+    "restart": ("cascade", "on_failure"),
+    "stop": ("on_conflict", "no_deps", "on_failure"),
+    "update": ("on_conflict", "no_deps", "cascade"),
+}
 _SELECTORS = ("action", "groups", "services", "tags", "match")
 
 
@@ -25,7 +31,7 @@ def _several(longest: int) -> "fields.List[str]":
 
 
 class NewOperation(OperationBody):
-    """What is to be done, with what, and how: the fields of a group's start, stop or restart.
+    """What is to be done, with what, and how: the fields of a group's start, stop, restart or update.
 
     `match` are globs over groups (`web*`) and over services (`web/*`, `*/db`). Without `together` each target is an
     operation of its own, a few at a time.
@@ -41,11 +47,12 @@ class NewOperation(OperationBody):
     on_conflict = one_of("fail", "migrate", "ask")
     no_deps = Flag()
     cascade = Flag()
+    on_failure = one_of("rollback", "keep")
 
     @validates_schema
     def _fits(self, data: dict[str, Any], **_kwargs: Any) -> None:
         stops = data.get("action") == "stop"
-        wrong: list[str] = [name for name in (("on_conflict", "no_deps") if stops else ("cascade",)) if name in data]
+        wrong = [name for name in _NOT_TAKEN.get(str(data.get("action")), ()) if name in data]
         errors: dict[str, list[str]] = {name: [f"A {data.get('action')} takes no {name}."] for name in wrong}
         if "timeout" in data and (data["timeout"] > 3600 if stops else data["timeout"] < 1):
             errors["timeout"] = ["Must be at most 3600 for a stop." if stops else "Must be at least 1."]

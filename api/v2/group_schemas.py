@@ -7,7 +7,7 @@ from marshmallow import INCLUDE, Schema, fields, pre_load, validate
 from api.pages import PageArgs
 from api.schemas import Flag, Number, Strict, Text, Time, Whole
 from api.v2.definition_fields import ABSOLUTE, Definition, Described, list_of, name_field, one_of
-from api.v2.service_schemas import DAY_S, RESTART_POLICIES, OperationBody, ServiceBody
+from api.v2.service_schemas import DAY_S, RESTART_POLICIES, OperationBody, ServiceBody, UpdateService
 from domain.configuration import CAUSES, RECONCILE_MODES
 from domain.container import check_networks, check_volumes
 from domain.states import GroupStatus
@@ -87,6 +87,12 @@ class StopGroup(OperationBody):
 
     timeout = Number(low=0, high=3600)
     cascade = Flag()
+    services = fields.List(Text(longest=160, smallest=1), validate=validate.Length(min=1, max=MOST_SERVICES))
+
+
+class UpdateGroup(UpdateService):
+    """How a group is updated. `services` are names or ids, where not all of it is meant."""
+
     services = fields.List(Text(longest=160, smallest=1), validate=validate.Length(min=1, max=MOST_SERVICES))
 
 

@@ -26,6 +26,7 @@ from api.v2.group_schemas import (
     NewGroup,
     StartGroup,
     StopGroup,
+    UpdateGroup,
 )
 from api.v2.operation_answer import OperationSchema, accepted
 from api.v2.policy import refuse_denied_group
@@ -220,6 +221,22 @@ class Restart(MethodView):
     def post(self, body: dict[str, Any], name: str) -> Response:
         """Stop all of a group, then start all of it"""
         return _ask(name, "restart", body, with_dependencies=not body.get("no_deps", False))
+
+
+@blp.route("/<string:name>/update")
+class Update(MethodView):
+    """Updating."""
+
+    @requires("groups:update")
+    @idempotent
+    @blp.arguments(UpdateGroup)
+    @blp.response(202, OperationSchema)
+    def post(self, body: dict[str, Any], name: str) -> Response:
+        """Bring what drifted of a group to what is wanted, dependencies first, with a way back
+
+        Either all of its new versions stand in the end, or everything is as before (`on_failure: keep` leaves it).
+        """
+        return _ask(name, "update", body)
 
 
 @blp.route("/<string:name>/graph")

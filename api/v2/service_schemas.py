@@ -186,6 +186,12 @@ class RestartService(StartService):
     """How a service is restarted."""
 
 
+class UpdateService(OperationBody):
+    """How a service is updated. `on_failure`: whether all of it is taken back (`rollback`), or left as it is then."""
+
+    on_failure = one_of("rollback", "keep")
+
+
 class ForceArgs(Strict):
     """Whether a running one is stopped and removed as well."""
 

@@ -28,6 +28,7 @@ from api.v2.service_schemas import (
     ServiceSchema,
     StartService,
     StopService,
+    UpdateService,
 )
 from domain.errors import ServiceRunning, ValidationFailed
 from domain.specs import RuntimeKind
@@ -183,6 +184,24 @@ class Restart(MethodView):
     def post(self, body: dict[str, Any], service_id: str) -> Response:
         """Stop a service, then start it"""
         return _ask(service_id, "restart", body, with_dependencies=not body.get("no_deps", False))
+
+
+@blp.route("/<string:service_id>/update")
+class Update(MethodView):
+    """Updating."""
+
+    @requires("services:update")
+    @idempotent
+    @blp.arguments(UpdateService)
+    @blp.response(202, OperationSchema)
+    def post(self, body: dict[str, Any], service_id: str) -> Response:
+        """Bring a service to what is wanted of it, with a way back
+
+        If it runs as it is not wanted any more (`drift`), a new one takes its place; if that does not get healthy,
+        everything is as before. `result.services` says which one runs, and how long none did. One that is stopped
+        stays so. Who depends on it with `restart: true` is restarted.
+        """
+        return _ask(service_id, "update", body)
 
 
 @blp.route("/<string:service_id>/health")

@@ -1,10 +1,10 @@
-"""`clos start | stop | restart TARGET`: ask for it, watch it, say how it ended."""
+"""`clos start | stop | restart | update TARGET`: ask for it, watch it, say how it ended."""
 
 from typing import Any
 
 import click
 
-from cli import several, targets
+from cli import several, targets, updates
 from cli.client import Client, segment
 from cli.command import Command
 from cli.conflict_texts import resolved_by, say_plan
@@ -14,7 +14,7 @@ from cli.live import Operation
 from cli.output import inert
 from cli.watching import WAIT_S, conclude, watch
 
-_DONE_WORD = {"start": "started", "stop": "stopped", "restart": "restarted"}
+_DONE_WORD = {"start": "started", "stop": "stopped", "restart": "restarted", "update": "updated"}
 
 
 def _common(command: Any) -> Any:
@@ -91,6 +91,26 @@ def restart(invocation: Invocation, named: tuple[str, ...], on_conflict: str | N
     return _do(invocation, "restart", named, more, how, on_conflict)
 
 
+@click.command(cls=Command)
+@_common
+@click.option(
+    "--on-failure",
+    type=click.Choice(["rollback", "keep"]),
+    help="If a new version does not get well: take everything back (the default), or leave it as it is then.",
+)
+@pass_invocation
+def update(invocation: Invocation, named: tuple[str, ...], on_failure: str | None, **how: Any) -> int:
+    """Bring what drifted to what is wanted: new versions beside the old ones, exchanged one by one.
+
+    TARGET is a group, or a service by its name, its id or group/service. What is stopped stays so. Either all new
+    versions stand in the end, or everything is as before; the table says which version runs.
+    """
+    more: dict[str, Any] = {"on_failure": on_failure} if on_failure else {}
+    if how["timeout"]:
+        more["timeout"] = how["timeout"]
+    return _do(invocation, "update", named, more, how)
+
+
 def _do(
     invocation: Invocation,
     verb: str,
@@ -102,7 +122,7 @@ def _do(
     body = {name: True for name in ("wait_for", "dry_run") if how[name]} | more
     if how["after"]:
         body["dependencies"] = list(how["after"])
-    starts = verb != "stop"
+    starts = verb in ("start", "restart")
     if not several.is_one(named, how):
         body |= several.asked(invocation.client, verb, named, how)
         return _run(invocation, None, verb, body | _policy(invocation, None, on_conflict, how, starts), how)
@@ -166,6 +186,9 @@ def _run(
         say_plan(invocation.printer, ended)
         return DONE
     code = conclude(invocation, ended)
+    if verb == "update" and not printer.machine:
+        updates.say(printer, ended)
+        return code
     if code == DONE and not printer.machine:
         if found is None:
             return several.summary(invocation, ended, _DONE_WORD[verb])

@@ -226,10 +226,27 @@ def test_some_of_a_group_can_be_meant_by_name_or_id(api: Kit) -> None:
     api.post(f"/operations/{started['id']}/cancel", status=202)
     again = api.post(f"/groups/{name}/restart", {"services": [f"{name}-web"]}, 202)["parameters"]
     assert (again["named"], again["services"]) == ([f"{name}-web"], [f"{name}-db", f"{name}-web"])
-    for verb in ("start", "stop", "restart"):
+    for verb in ("start", "stop", "restart", "update"):
         wrong = api.refused("POST", f"/groups/{name}/{verb}", {"services": ["web", "x"]}, 422, "validation_failed")
         assert list(wrong["errors"]) == ["services.1"]
         api.refused("POST", f"/groups/{name}/{verb}", {"services": []}, 422, "validation_failed")
+
+
+def test_an_update_wants_nothing_else_and_takes_along_who_runs_and_asks_for_it(api: Kit) -> None:
+    name = api.name()
+    follows = [{"service": "db", "restart": True}]
+    services = [process("db"), process("web", depends_on=follows), process("idle", depends_on=follows)]
+    api.post("/groups", {"name": name, "services": services})
+    api.seen(f"{name}-web", status="running")
+
+    found = api.post(f"/groups/{name}/update", {"services": ["db"], "on_failure": "keep"}, 202)
+
+    assert (found["type"], found["parameters"]["on_failure"]) == ("group.update", "keep")
+    assert found["parameters"]["named"] == [f"{name}-db"]
+    assert found["parameters"]["services"] == [f"{name}-db", f"{name}-web"]
+    assert {api.get(f"/services/{name}-{each}")["desired"] for each in ("db", "web", "idle")} == {"stopped"}
+    busy = api.refused("POST", f"/services/{name}-web/update", {}, 409, "operation_in_progress")
+    assert busy["operation_id"] == found["id"]
 
 
 def test_a_stop_wants_every_service_stopped_and_cascade_reaches_outside(api: Kit) -> None:
@@ -253,6 +270,7 @@ def test_a_stop_wants_every_service_stopped_and_cascade_reaches_outside(api: Kit
         ("start", {"services": "db"}, "services"), ("start", {"services": [1]}, "services.0"),
         ("stop", {"timeout": "1"}, "timeout"), ("stop", {"no_deps": True}, "no_deps"),
         ("restart", {"timeout": 0}, "timeout"), ("restart", {"dry_run": 1}, "dry_run"),
+        ("update", {"on_failure": "hope"}, "on_failure"), ("update", {"no_deps": True}, "no_deps"),
     ],
 )  # fmt: skip
 def test_a_wrong_wish_is_refused_by_field(api: Kit, verb: str, body: Any, field: str) -> None:

@@ -201,15 +201,56 @@ def test_no_target_and_services_of_several_are_wrong_usage(clos, run, wrong):
 
 def test_a_dry_run_shows_the_plan(clos, run):
     clos.targets = []
-    plan = {"steps": [{"action": "start", "target": "shop-web", "depends_on": [], "cause": "wanted running"}]}
+    plan = {
+        "steps": [{"action": "start", "target": "shop-web", "depends_on": [], "cause": "wanted running"}],
+        "critical_path": ["start:shop-web", "wait:shop-web"],
+    }
     clos.end = {"status": "completed", "error": None}
     begin = clos._begin
     clos._begin = begin
     original = clos.operation
     clos.operation = lambda type_, **fields: original(type_, **fields | {"result": {"plan": plan}})
-    code, out, _ = run("start", "shop", "--dry-run")
+    code, out, err = run("start", "shop", "--dry-run")
     assert code == 0
     assert "wanted running" in out
+    assert "start:shop-web, wait:shop-web" in err
+
+
+def _updated(clos, error=None, **result):
+    clos.end = {"status": "failed" if error else "completed", "error": error}
+    original = clos.operation
+    clos.operation = lambda type_, **fields: original(type_, **fields | {"result": result})
+
+
+def test_an_update_says_which_version_runs_and_for_how_long_none_did(clos, run):
+    told = {"service_id": "shop-web", "runs": "new", "image": "web:2", "change": "exchange", "unavailable_s": 1.25,
+            "unavailable_from": "2026-11-27T10:00:00+00:00"}  # fmt: skip
+    _updated(clos, services=[told])
+
+    code, out, _ = run("update", "shop", "--on-failure", "keep")
+
+    assert code == 0
+    assert [word in out for word in ("shop-web", "new", "web:2", "exchanged", "1.2 s")] == [True] * 5
+
+
+def test_an_update_that_went_back_fails_and_still_says_what_runs(clos, run):
+    gone = {"service_id": "shop-db", "runs": "none", "image": None, "change": "exchange", "unavailable_s": None,
+            "unavailable_from": "2026-11-27T10:11:12+00:00"}  # fmt: skip
+    error = {"code": "unhealthy", "message": "shop-web is not healthy after 3 checks"}
+    _updated(clos, error, services=[gone], not_undone={"shop-db": {"message": "its container is gone"}})
+
+    code, out, err = run("update", "shop")
+
+    assert code == 1
+    assert "since 10:11:12" in out
+    assert "not healthy after 3 checks" in err
+    assert "shop-db could not be taken back: its container is gone" in err
+
+
+def test_an_update_with_nothing_to_do_says_so(clos, run):
+    _updated(clos, services=[])
+
+    assert "nothing to update" in run("update", "shop")[2]
 
 
 def test_a_start_that_takes_too_long_for_the_caller_is_left_running_and_times_out(clos, run, monkeypatch):

@@ -77,6 +77,7 @@ def instance_of(inspected: Mapping[str, Any], marks: Marks) -> Instance:
         spec_hash=labels.get(marks.label("spec_hash")),
         health=HealthStatus(health) if health in set(HealthStatus) and not ended else HealthStatus.NONE,
         oom_killed=bool(state.get("OOMKilled")),
+        image=(inspected.get("Config") or {}).get("Image"),
         detail=_detail(state),
     )
 

@@ -90,6 +90,11 @@ class InMemory:
         """Let an instance write a line."""
         self._lines.write(service_id, text, stream)
 
+    def aside(self) -> Mapping[str, Instance]:
+        """The other instances of services that are being exchanged."""
+        with self._changed:
+            return {service_id: instance for service_id, (instance, _) in self._aside.items()}
+
     def simulated_health(self, service_id: str) -> bool:
         """Whether a probe of it passes: it runs and is not told to be unhealthy."""
         with self._changed:
@@ -151,7 +156,7 @@ class InMemory:
             return found
         self._made += 1
         self._specs[spec.id] = spec
-        made = Instance(spec.id, Phase.CREATED, ref=f"memory-{self._made}", spec_hash=spec.hash())
+        made = Instance(spec.id, Phase.CREATED, ref=f"memory-{self._made}", spec_hash=spec.hash(), image=spec.image)
         self._instances[spec.id] = made
         return made
 
@@ -218,7 +223,7 @@ class InMemory:
         if aside is not None and aside[0].spec_hash == spec.hash():
             return aside[0]
         self._made += 1
-        made = Instance(spec.id, Phase.CREATED, ref=f"memory-{self._made}", spec_hash=spec.hash())
+        made = Instance(spec.id, Phase.CREATED, ref=f"memory-{self._made}", spec_hash=spec.hash(), image=spec.image)
         self._aside[spec.id] = (made, spec)
         self._turn(spec.id)
         return made

@@ -1,0 +1,37 @@
+"""How an update ended: which version of each service runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cli.live import Operation
+from cli.output import Column, Printer, inert
+
+_CHANGES = {"exchange": "exchanged", "replace": "replaced, stopped", "run": "run", "restart": "restarted"}
+
+
+def _gap(one: Mapping[str, Any]) -> str:
+    """How long nothing served."""
+    if one.get("unavailable_s") is None:
+        return "since " + str(one.get("unavailable_from"))[11:19] if one.get("unavailable_from") else "-"
+    return f"{one['unavailable_s']:.1f} s"
+
+
+COLUMNS: list[Column] = [
+    ("SERVICE", lambda one: one.get("service_id")),
+    ("RUNS", lambda one: one.get("runs")),
+    ("IMAGE", lambda one: one.get("image")),
+    ("CHANGE", lambda one: _CHANGES.get(str(one.get("change")), one.get("change"))),
+    ("UNAVAILABLE", _gap),
+]
+
+
+def say(printer: Printer, ended: Operation) -> None:
+    """Its services, and what could not be taken back."""
+    result = ended.get("result") or {}
+    services = result.get("services") or []
+    if not services:
+        printer.say("nothing to update" if ended.get("status") == "completed" else "nothing was changed")
+        return
+    printer.table(services, COLUMNS)
+    for service_id, error in (result.get("not_undone") or {}).items():
+        printer.say(f"{inert(service_id)} could not be taken back: {inert(error.get('message'))}")

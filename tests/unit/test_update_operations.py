@@ -1,0 +1,308 @@
+"""Updates on the in-memory runtime: what runs in the end, whatever happens at whichever step."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from domain.errors import ClaimLost, EngineUnreachable, ImageMissing, StartFailed
+from models import operation_requests, operations, registry
+from tests.unit.worker_kit import Kit, checked, plain, status
+from tests.waiting import wait_until
+from workers import runner
+from workers.carrying import read_subject
+from workers.runtimes.in_memory import Behaviour
+
+
+@pytest.fixture
+def kit(tmp_path):
+    made = Kit(tmp_path)
+    yield made
+    made.close()
+
+
+NAMES = ("web", "api", "db")
+
+
+def up(kit, *services):
+    kit.group("shop", *(services or (checked("web", "api"), checked("api", "db"), plain("db"))))
+    assert kit.does("start").status == "completed"
+    return seen(kit)
+
+
+def seen(kit):
+    return {each.removeprefix("shop-"): found for each, found in kit.memory.observe().items()}
+
+
+def change(kit, *names, **fields):
+    with kit.record.write() as session:
+        for name in names:
+            registry.change_service(
+                session, registry.get(session, f"shop-{name}"), fields or {"environment": {"VERSION": "2"}}
+            )
+
+
+def hash_of(kit, name):
+    """The hash that a service is wanted to have."""
+    return read_subject(kit.record, [f"shop-{name}"]).by_id[f"shop-{name}"].hash()
+
+
+def runs(operation):
+    return {each["service_id"].removeprefix("shop-"): each["runs"] for each in operation.result["services"]}
+
+
+def new_one(kit, name, **behaviour):
+    kit.memory.behave(f"shop-{name}", Behaviour(**behaviour), version=hash_of(kit, name))
+
+
+def test_nothing_that_drifted_is_nothing_to_do(kit):
+    before = up(kit)
+
+    ended = kit.does("update")
+
+    assert (ended.status, ended.result) == ("completed", {"changed": 0, "steps": 0, "services": []})
+    assert seen(kit) == before
+
+
+def test_what_drifted_is_exchanged_and_nothing_else(kit):
+    before = up(kit)
+    change(kit, "api")
+
+    ended = kit.does("update")
+
+    assert ended.status == "completed", ended.error
+    assert runs(ended) == {"api": "new"}
+    assert seen(kit)["api"].spec_hash == hash_of(kit, "api")
+    assert {name: seen(kit)[name].ref for name in ("web", "db")} == {n: before[n].ref for n in ("web", "db")}
+    told = ended.result["services"][0]
+    assert told["unavailable_s"] >= 0
+    assert told["unavailable_from"] <= told["unavailable_until"]
+    assert kit.service("api").status == "running"
+    assert kit.service("api").observed_hash == hash_of(kit, "api")
+    assert kit.locks() == []
+
+
+def test_a_dry_run_shows_the_plan_and_changes_nothing(kit):
+    before = up(kit)
+    change(kit, "api")
+
+    ended = kit.does("update", dry_run=True)
+
+    assert [step["id"] for step in ended.result["plan"]["steps"]] == [
+        "create:shop-api", "stop:shop-api", "start:shop-api", "wait:shop-api", "remove:shop-api"]  # fmt: skip
+    assert seen(kit) == before
+    assert ended.compensation is None
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        {"unhealthy": True},
+        {"ends_with": 3},
+        {"fail_on": {"start": StartFailed("no such program")}},
+        {"fail_on": {"replace": ImageMissing("the image was deleted")}},
+    ],
+    ids=["never healthy", "ends at once", "does not start", "image deleted"],
+)
+def test_an_update_that_fails_ends_with_everything_as_it_was(kit, behaviour):
+    before = up(kit)
+    change(kit, "db", "api")
+    new_one(kit, "api", **behaviour)
+
+    ended = kit.does("update")
+
+    assert ended.status == "failed"
+    assert set(runs(ended).values()) == {"old"}
+    assert {name: found.ref for name, found in seen(kit).items()} == {n: found.ref for n, found in before.items()}
+    assert all(found.alive for found in seen(kit).values())
+    assert {kit.service(name).status for name in NAMES} == {"running"}
+    # What is wanted is wanted still: the registry shows drift, and nothing else.
+    assert kit.service("api").observed_hash != hash_of(kit, "api")
+    assert kit.locks() == []
+
+
+def test_the_way_back_is_in_the_operations_steps(kit):
+    up(kit)
+    change(kit, "db", "api")
+    new_one(kit, "api", unhealthy=True)
+
+    steps = status(kit.does("update"))
+
+    assert steps["wait:shop-api"] == "failed"
+    assert {steps[f"{verb}:shop-db"] for verb in ("create", "stop", "start", "wait")} == {"undone"}
+    assert (steps["restore:shop-db"], steps["restore:shop-api"]) == ("completed", "completed")
+    assert (steps["remove:shop-db"], steps["remove:shop-api"]) == ("skipped", "skipped")
+
+
+def test_what_is_not_to_be_taken_back_stays_and_says_so(kit):
+    up(kit)
+    change(kit, "api", "web")
+    new_one(kit, "api", unhealthy=True)
+
+    ended = kit.does("update", on_failure="keep")
+
+    assert ended.status == "failed"
+    assert runs(ended) == {"api": "new", "web": "old"}
+    assert seen(kit)["api"].spec_hash == hash_of(kit, "api")
+    assert seen(kit)["web"].alive
+    assert next(e for e in ended.result["services"] if e["service_id"] == "shop-api")["unavailable_s"] is None
+    assert kit.memory.aside() == {}
+
+
+def test_what_was_stopped_stays_stopped(kit):
+    container = {"name": "web", "runtime": "docker", "image": "web:1"}
+    up(kit, container, checked("db"))
+    assert kit.does("stop").status == "completed"
+    change(kit, "web", image="web:2")
+    change(kit, "db")
+
+    ended = kit.does("update")
+
+    assert ended.status == "completed", ended.error
+    assert runs(ended) == {"web": "none"}
+    assert not any(found.alive for found in seen(kit).values())
+    assert seen(kit)["web"].spec_hash == hash_of(kit, "web")
+    assert (kit.service("web").status, kit.service("web").desired) == ("stopped", "stopped")
+
+
+def test_what_was_never_started_stays_so(kit):
+    kit.group("shop", checked("web"))
+    change(kit, "web")
+
+    assert kit.does("update").steps == []
+    assert seen(kit) == {}
+
+
+def test_who_asks_for_it_is_restarted_along_and_again_on_the_way_back(kit):
+    needs = [{"service": "db", "condition": "started", "restart": True}]
+    up(kit, checked("web", depends_on=needs), checked("db"))
+    change(kit, "db")
+    kit.memory.calls.clear()
+
+    assert kit.run(kit.ask("update", only=["shop-db"])).status == "completed"
+    assert [call for call in kit.memory.calls if call[0] in ("stop", "start")] == [
+        ("stop", "shop-db"), ("start", "shop-db"), ("stop", "shop-web"), ("start", "shop-web")]  # fmt: skip
+
+
+def _cancel(kit, operation_id):
+    with kit.record.write() as session:
+        operation_requests.cancel(session, operations.get(session, operation_id))
+
+
+def test_a_cancel_takes_everything_back(kit):
+    before = up(kit)
+    change(kit, "db", "api")
+    kit.seen("api", health_check_start_period=30.0)
+    new_one(kit, "api", unhealthy=True)
+    thread = threading.Thread(target=runner.run, args=(kit.context, operation_id := kit.ask("update")))
+    thread.start()
+    wait_until(lambda: status(kit.operation(operation_id)).get("wait:shop-api") == "running", 5)
+    _cancel(kit, operation_id)
+    # The heartbeat would tell; here there is none.
+    with kit.context.claims._guard:
+        for claim in kit.context.claims._held.values():
+            claim.cancelled.set()
+    thread.join(10)
+
+    ended = kit.operation(operation_id)
+    assert (ended.status, ended.error["code"]) == ("cancelled", "cancelled")
+    assert set(runs(ended).values()) == {"old"}
+    assert ended.result["undone"] == ["shop-api", "shop-db"]
+    assert {name: found.ref for name, found in seen(kit).items()} == {n: found.ref for n, found in before.items()}
+
+
+def test_a_way_back_that_cannot_be_gone_says_what_runs(kit):
+    up(kit)
+    change(kit, "db", "api")
+    new_one(kit, "api", unhealthy=True, fail_on={"restore": StartFailed("its container is gone")})
+
+    ended = kit.does("update")
+
+    assert ended.status == "failed"
+    assert ended.error["code"] == "unhealthy"
+    assert ended.result["not_undone"]["shop-api"]["message"] == "its container is gone"
+    assert runs(ended) == {"api": "new", "db": "old"}
+
+
+def test_an_engine_that_is_restarted_meanwhile_is_waited_for_on_the_way_back(kit, monkeypatch):
+    up(kit)
+    change(kit, "api")
+    new_one(kit, "api", unhealthy=True)
+    restore, refusals = kit.memory.restore, [EngineUnreachable("it is being restarted")]
+
+    def unreachable_once(*args, **kwargs):
+        if refusals:
+            raise refusals.pop()
+        return restore(*args, **kwargs)
+
+    monkeypatch.setattr(kit.memory, "restore", unreachable_once)
+
+    assert runs(kit.does("update")) == {"api": "old"}
+
+
+@contextmanager
+def killed_at(kit, monkeypatch, call, nth, after):
+    """The worker dies before, or right after, the nth effect of that kind: it writes nothing more."""
+    original, count = getattr(kit.memory, call), [0]
+
+    def dying(*args, **kwargs):
+        count[0] += 1
+        if count[0] != nth:
+            return original(*args, **kwargs)
+        if after:
+            original(*args, **kwargs)
+        raise ClaimLost("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kit.memory, call, dying)
+        yield count
+
+
+def _again(kit, operation_id):
+    """Another worker finds it silent."""
+    with kit.record.write() as session:
+        operations.silence(operations.get(session, operation_id))
+    kit.context = kit.make_context("there")
+    return kit.run(operation_id)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("call", ["replace", "stop", "start", "settle"])
+def test_a_worker_that_is_killed_at_any_step_leaves_an_update_that_another_one_ends(kit, monkeypatch, call, nth, after):
+    up(kit)
+    change(kit, "db", "api")
+    made = kit.memory._made
+    with killed_at(kit, monkeypatch, call, nth, after) as count:
+        operation_id = kit.ask("update")
+        assert kit.run(operation_id).status == "in_progress"
+    assert count[0] >= nth
+
+    ended = _again(kit, operation_id)
+
+    assert ended.status == "completed", ended.error
+    assert runs(ended) == {"db": "new", "api": "new"}
+    assert {seen(kit)[name].spec_hash for name in ("db", "api")} == {hash_of(kit, "db"), hash_of(kit, "api")}
+    assert all(found.alive for found in seen(kit).values())
+    assert kit.memory.aside() == {}
+    assert kit.memory._made == made + 2  # each new one was made once
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_worker_that_is_killed_on_the_way_back_leaves_one_that_another_one_goes_on_with(kit, monkeypatch, nth, after):
+    before = up(kit)
+    change(kit, "db", "api")
+    new_one(kit, "api", unhealthy=True)
+    with killed_at(kit, monkeypatch, "restore", nth, after):
+        operation_id = kit.ask("update")
+        assert kit.run(operation_id).status == "in_progress"
+    # It goes on back, even though the new one would be well by now.
+    new_one(kit, "api")
+
+    ended = _again(kit, operation_id)
+
+    assert (ended.status, ended.error["code"]) == ("failed", "unhealthy")
+    assert {name: found.ref for name, found in seen(kit).items()} == {n: found.ref for n, found in before.items()}
+    assert set(runs(ended).values()) == {"old"}
+    assert kit.memory.aside() == {}

@@ -1,0 +1,91 @@
+"""What an update's actions do: instances made beside one another, exchanged, restored."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from domain.errors import EngineUnreachable
+from domain.observation import Instance
+from domain.planning import Action, Step
+from domain.specs import RuntimeKind, ServiceSpec
+from domain.updating import Change, Kind
+from workers.readiness import Readiness
+from workers.runtimes.protocol import Runtime
+from workers.steps import Done, Steps
+from workers.update_record import UpdateRecord
+
+# How long the way back waits for an engine that was restarted in the middle.
+_ENGINE_BACK_S = 90.0
+_ASK_AGAIN_S = 1.0
+
+
+class UpdateSteps(Steps):
+    """Carries out steps of one update."""
+
+    def __init__(self, kept: UpdateRecord, *parts: Any, **more: Any) -> None:
+        super().__init__(*parts, **more)
+        self._kept = kept
+        self._changes: Mapping[str, Change] = kept.changes
+
+    def _actions(
+        self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float
+    ) -> dict[Action, Callable[[], Done]]:
+        return super()._actions(step, spec, runtime, deadline) | {
+            Action.CREATE: lambda: self._replace(spec, runtime),
+            Action.STOP: lambda: self._exchange(spec, runtime),
+            Action.WAIT: lambda: self._wait_to_serve(step, spec, runtime, deadline),
+            Action.REMOVE: lambda: self._settle(spec, runtime),
+            Action.RESTORE: lambda: self._restore(step, spec, runtime, deadline),
+        }
+
+    def _run_up(self, spec: ServiceSpec, runtime: Runtime) -> Instance:
+        return runtime.start(spec, keep=True)
+
+    def _replace(self, spec: ServiceSpec, runtime: Runtime) -> Done:
+        made = runtime.replace(spec)
+        # Beside one that runs it is no news: what the record shows is what serves.
+        shows = self._changes[spec.id].kind is Kind.REPLACE and spec.runtime is RuntimeKind.DOCKER
+        return Done(made) if shows else Done()
+
+    def _exchange(self, spec: ServiceSpec, runtime: Runtime) -> Done:
+        self._kept.interrupted(spec.id)
+        return self._stop(spec, runtime)
+
+    def _wait_to_serve(self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
+        done = self._wait(step, spec, runtime, deadline)
+        self._kept.serves(spec.id)
+        return done
+
+    @staticmethod
+    def _settle(spec: ServiceSpec, runtime: Runtime) -> Done:
+        runtime.settle(spec)
+        return Done()
+
+    def _restore(self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
+        change = self._changes[spec.id]
+        if change.kind is Kind.RESTART:
+            self._patiently(lambda: runtime.stop(spec, spec.stop_timeout_s))
+            self._patiently(lambda: runtime.start(spec))
+        else:
+            self._patiently(lambda: runtime.restore(spec, change.ref, change.ran))
+        self._observer.changed(spec.runtime.value)
+        if not change.ran:
+            return Done(self._observer.instance(spec, max_age_s=0.0))
+        # It listens where it listened before, wherever it is wanted to by now.
+        as_made = runtime.as_made(spec)
+        instance, health = Readiness(as_made, runtime, self._observer, self._claim).wait(step, deadline)
+        self._kept.serves(spec.id)
+        return Done(instance, health)
+
+    def _patiently(self, act: Callable[[], Any]) -> None:
+        """Going back is promised: an engine that is being restarted is waited for."""
+        until = time.monotonic() + _ENGINE_BACK_S
+        while True:
+            try:
+                act()
+                return
+            except EngineUnreachable:
+                self._claim.check()
+                if time.monotonic() >= until:
+                    raise
+                self._claim.stopping.wait(_ASK_AGAIN_S)
