@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session, aliased
 
 from domain import references
 from domain.errors import ServiceNotFound
-from models import registry_drift
+from models import registry_drift, registry_waiting
 from models.groups import Group
 from models.installation import ServiceMetric
 from models.ports import PortClaim
@@ -59,6 +59,7 @@ class ServiceView:
     secrets: list[str] = field(default_factory=list)
     volumes: list[str] = field(default_factory=list)
     networks: list[str] = field(default_factory=list)
+    waiting_for: list[dict[str, Any]] = field(default_factory=list)
     depends_on: list[tuple[str | None, str, str, bool, bool]] = field(default_factory=list)
     claims: list[Row[Any]] = field(default_factory=list)
     # The texts of its instance in which something is to be put in; a secret's is shown to nobody.
@@ -140,6 +141,7 @@ def _views(session: Session, query: Select[Any]) -> list[ServiceView]:
     if views:
         _add_children(session, views)
         registry_drift.add(session, list(views.values()))
+        registry_waiting.add(session, views.values())
     return list(views.values())
 
 

@@ -28,6 +28,8 @@ _SERVICE_WHILE = {
     Action.WAIT: ServiceStatus.STARTING,
     Action.STOP: ServiceStatus.STOPPING,
 }
+# The steps of another service that one waits for; its state is added when somebody reads (`registry_waiting`).
+_GATES = (Action.START, Action.WAIT)
 # What changes a service on an update's way forward, and when a step of it has begun.
 _CHANGES = (Action.CREATE, Action.STOP, Action.START, Action.WAIT)
 _BEGUN = ("running", "completed", "failed", "undone")
@@ -94,7 +96,8 @@ class Journal:
             if step.action not in (Action.START, Action.CREATE) or not step.depends_on:
                 continue
             service = _service(session, step.target)
-            providers = sorted({need.split(":", 1)[1] for need in step.depends_on} - {step.target})
+            gates = [need.split(":", 1) for need in step.depends_on]
+            providers = sorted({target for action, target in gates if action in _GATES} - {step.target})
             if service is not None and providers:
                 service.waiting_for = [
                     {"kind": "dependency", "ref": each, "text": f"waiting for {each}"} for each in providers

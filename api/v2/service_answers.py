@@ -33,7 +33,7 @@ def shown(view: ServiceView, metrics: dict[str, Any] | None = None) -> dict[str,
     body: dict[str, Any] = {name: row[name] for name in _PLAIN}
     group = body["group"] = row["group_name"]
     body["health"] = health(row)
-    body["waiting_for"] = row["waiting_for"] or []
+    body["waiting_for"] = view.waiting_for
     body["drift"] = view.drift
     body["drift_detail"] = view.drift_detail
     body["observed"] = {

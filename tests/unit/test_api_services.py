@@ -476,3 +476,27 @@ def test_a_row_that_v1_wrote_is_shown_whole(api: Kit) -> None:
         row.port, row.health_url, row.health_check_type = 5432, "http://127.0.0.1:5432/", None
     body = api.get(f"/services/{service_id}")
     assert (body["ports"][0]["host_port"], body["health_check"]["type"], body.keys()) == (5432, "http", FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("columns", "state"),
+    [
+        ({"status": "stopped"}, "stopped"),
+        ({"status": "running", "health_status": "starting"}, "starting"),
+        ({"status": "unhealthy", "health_status": "unhealthy"}, "unhealthy"),
+    ],
+)
+def test_what_is_waited_for_is_said_with_its_state_of_now(api: Kit, columns: dict[str, str], state: str) -> None:
+    group = api.group("db", "web")
+    needed = f"{group}-db"
+    failed = {"kind": "dependency", "ref": needed, "text": f"waiting for {needed}: it failed"}
+    port = {"kind": "port", "ref": "port:9", "text": "waiting for port 9"}
+    bare = {"kind": "dependency", "ref": needed, "text": f"waiting for {needed}"}
+    gone = {"kind": "dependency", "ref": "x", "text": "waiting for x"}
+    api.seen(needed, **columns)
+    api.seen(f"{group}-web", waiting_for=[bare, failed, port, gone])
+
+    shown = api.get(f"/services/{group}-web")["waiting_for"]
+
+    assert shown == [bare | {"text": f"waiting for {needed}: {state}"}, failed, port,
+                     gone | {"text": "waiting for x: not registered"}]  # fmt: skip
