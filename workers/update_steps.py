@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from domain.errors import EngineUnreachable
+from domain.errors import EngineUnreachable, PortHeld
 from domain.observation import Instance
 from domain.planning import Action, Step
 from domain.specs import RuntimeKind, ServiceSpec
@@ -42,10 +42,26 @@ class UpdateSteps(Steps):
         return runtime.start(spec, keep=True)
 
     def _replace(self, spec: ServiceSpec, runtime: Runtime) -> Done:
+        self._refuse_held(spec, runtime)
         made = runtime.replace(spec)
         # Beside one that runs it is no news: what the record shows is what serves.
         shows = self._changes[spec.id].kind is Kind.REPLACE and spec.runtime is RuntimeKind.DOCKER
         return Done(made) if shows else Done()
+
+    def _refuse_held(self, spec: ServiceSpec, runtime: Runtime) -> None:
+        """A port that it had not before and that somebody else has fails the update before anything is stopped.
+
+        Raises:
+            PortHeld: naming who has it.
+        """
+        had = {(port.protocol, port.host_port) for port in runtime.as_made(spec).ports}
+        for port in spec.ports:
+            if port.host_port is None or (port.protocol, port.host_port) in had:
+                continue
+            found = self._holders(port.host_ip, port.protocol, port.host_port)
+            # One that is exchanged in the same update may be about to leave it.
+            if found and found[0].get("service_id") not in self._changes:
+                raise PortHeld(port.host_port, port.protocol, port.host_ip, found[0])
 
     def _exchange(self, spec: ServiceSpec, runtime: Runtime) -> Done:
         self._kept.interrupted(spec.id)

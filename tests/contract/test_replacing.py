@@ -185,6 +185,24 @@ def test_a_replacement_whose_port_is_taken_leaves_the_way_back(kit: Kit) -> None
     assert [port.host_port for port in kit.runtime.as_made(new).ports] == [mine]
 
 
+def test_what_an_image_keeps_in_anonymous_volumes_outlives_an_exchange_and_the_way_back(kit: Kit) -> None:
+    if not isinstance(kit, DockerKit):
+        pytest.skip("only containers have volumes")
+    old = kit.started(volumes=("/data",))
+    kit.runtime.execute(old, ("sh", "-c", "echo kept >/data/file"), 10.0)
+    new = changed(old)
+    ref = exchanged(kit, old, new)
+
+    assert kit.runtime.execute(new, ("cat", "/data/file"), 10.0).output == "kept\n"
+
+    kit.runtime.restore(new, ref, run=True)
+    assert kit.runtime.execute(old, ("cat", "/data/file"), 10.0).output == "kept\n"
+
+    exchanged(kit, old, new)
+    kit.runtime.settle(new)
+    assert kit.runtime.execute(new, ("cat", "/data/file"), 10.0).output == "kept\n"
+
+
 def test_settling_without_the_new_one_takes_nothing_away(kit: Kit) -> None:
     old = kit.started()
 

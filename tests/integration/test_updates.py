@@ -139,6 +139,21 @@ def test_an_update_exchanges_the_instance_and_states_its_gap(clos: Rig, make: Ma
     assert clos.ended(clos.ask("update", "shop")).steps == []
 
 
+@pytest.mark.docker
+def test_an_update_to_what_policy_forbids_is_refused_by_the_worker_before_anything_is_stopped(clos: Rig) -> None:
+    up(clos, container_service)
+    before = clos.service("shop-web")
+    # Written past the API, which asks the policy too.
+    change(clos, container={"privileged": True})
+
+    ended = clos.ended(clos.ask("update", "shop"))
+
+    assert (ended.status, ended.error["code"]) == ("failed", "policy_denied")
+    told = ended.result["services"][0]
+    assert (told["runs"], told["unavailable_s"]) == ("old", 0.0)
+    assert clos.service("shop-web").container_id == before.container_id
+
+
 @pytest.mark.parametrize("make", MAKES)
 @pytest.mark.parametrize("step", ["stop", "wait", "restore"])
 def test_a_worker_that_is_killed_in_the_middle_of_an_update_leaves_it_to_another_one(

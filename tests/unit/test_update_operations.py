@@ -1,5 +1,6 @@
 """Updates on the in-memory runtime: what runs in the end, whatever happens at whichever step."""
 
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -119,6 +120,21 @@ def test_an_update_that_fails_ends_with_everything_as_it_was(kit, behaviour):
     # What is wanted is wanted still: the registry shows drift, and nothing else.
     assert kit.service("api").observed_hash != hash_of(kit, "api")
     assert kit.locks() == []
+
+
+def test_a_new_port_that_somebody_else_has_fails_the_update_before_anything_is_stopped(kit):
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        up(kit)
+        change(kit, "api", ports=[{"host_port": stranger.getsockname()[1]}])
+        kit.memory.calls.clear()
+
+        ended = kit.does("update")
+
+    assert (ended.status, ended.error["code"]) == ("failed", "port_held")
+    assert ended.error["holder"]["own"] is not None
+    assert [call for call in kit.memory.calls if call[0] in ("stop", "replace")] == []
+    assert runs(ended) == {"api": "old"}
+    assert ended.result["services"][0]["unavailable_s"] == 0
 
 
 def test_the_way_back_is_in_the_operations_steps(kit):

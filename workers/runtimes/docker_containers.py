@@ -1,7 +1,7 @@
 """One service's container: found by its labels, made, adopted, replaced, taken away."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -18,6 +18,7 @@ from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_config import container_config
 from workers.runtimes.docker_endpoints import Joined, endpoint
 from workers.runtimes.docker_errors import reason, removal_in_progress, status, still_runs
+from workers.runtimes.docker_mounts import keep_anonymous
 from workers.runtimes.docker_names import Marks
 from workers.runtimes.docker_network_names import names_of
 from workers.runtimes.docker_networks import Networks
@@ -95,7 +96,8 @@ class Containers:
         raise StartFailed(f"{spec.id}: its container keeps being changed by others", hint="try again")
 
     def replaced(self, spec: ServiceSpec) -> Instance:
-        """The container of this very spec: the one that is there, or a new one beside what else is there.
+        """The container of this very spec: the one that is there, or a new one beside what else is there, with the
+        anonymous volumes of that: what its image keeps there outlives an update, as with Compose.
 
         Raises:
             NotOurs: its name belongs to somebody else's container.
@@ -105,7 +107,7 @@ class Containers:
             listed = self.of(spec.id)
             same = [each for each in listed if self._marks.hash_of(each.get("Labels")) == spec.hash()]
             beside = self._marks.replacement_name(spec) if listed else None
-            instance = self.look(str(same[-1]["Id"])) if same else self._make(spec, beside)
+            instance = self.look(str(same[-1]["Id"])) if same else self._make(spec, beside, listed)
             if instance and _fits(instance, spec):
                 return instance
             if instance and instance.ref:
@@ -113,15 +115,16 @@ class Containers:
                     self.discard(instance.ref)
         raise StartFailed(f"{spec.id}: its container keeps being changed by others", hint="try again")
 
-    def _make(self, spec: ServiceSpec, name: str | None = None) -> Instance | None:
+    def _make(self, spec: ServiceSpec, name: str | None = None, instead_of: Sequence[Summary] = ()) -> Instance | None:
         """Make the container; None if another one of that name was there first, and has to be looked at."""
         name = name or self._marks.container_name(spec.id)
         self._admission.refuse(spec)
         refuse_unknown(spec, self._api.api_version)
         self._volumes.have(spec, self._admission.real(spec))
+        before = self.inspect(str(instead_of[-1]["Id"])) if instead_of else None
         try:
             with self._networks.held(spec) as networks:
-                ref = self._make_in(networks, name, spec)
+                ref = self._make_in(networks, name, spec, before or {})
         except APIError as error:
             self._networks.release(names_of(spec))
             if status(error) != 409:
@@ -131,9 +134,10 @@ class Containers:
         log.info("container.created", service=spec.id, container=ref[:12])
         return self.observation.made(ref, spec.id, spec.hash())
 
-    def _make_in(self, networks: Mapping[str, Joined], name: str, spec: ServiceSpec) -> str:
+    def _make_in(self, networks: Mapping[str, Joined], name: str, spec: ServiceSpec, before: Mapping[str, Any]) -> str:
         attached = self._attachments.of(spec)
         config = container_config(spec, self._marks, networks, attached, self._admission.real(spec))
+        keep_anonymous(config, before)
         before_effect()
         ref = str(self._api.create_container_from_config(config, name, spec.container.get("platform"))["Id"])
         try:

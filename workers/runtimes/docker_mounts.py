@@ -4,6 +4,7 @@ what a `bind` string can say is one (the engine makes a missing folder of the ho
 """
 
 import posixpath
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from domain.shapes import as_whole
 from domain.specs import ServiceSpec
 
 FOLDERS = {"secrets": "/run/secrets/", "configs": "/"}
+_ANONYMOUS = re.compile(r"[0-9a-f]{64}")
 _PLAIN_BIND = {"create_host_path", "selinux"}
 
 
@@ -136,3 +138,18 @@ def _files_of_the_host(spec: ServiceSpec, real: Mapping[str, str]) -> Iterator[d
 def target_of(kind: str, file: Mapping[str, Any]) -> str:
     """Where a secret or a config stands in the container."""
     return posixpath.join(FOLDERS[kind], file.get("target") or file["source"])
+
+
+def keep_anonymous(config: dict[str, Any], before: Mapping[str, Any]) -> None:
+    """Let a container that is to be made have the anonymous volumes of the one that it replaces, where it
+    mounts nothing else; `before` is how the engine shows that one."""
+    host = config["HostConfig"]
+    binds = list(host.get("Binds") or ())
+    taken = {bind.split(":")[1] for bind in binds if ":" in bind} | set(host.get("Tmpfs") or ())
+    taken |= {mount.get("Target") for mount in host.get("Mounts") or ()}
+    for mount in before.get("Mounts") or ():
+        anonymous = mount.get("Type") == "volume" and _ANONYMOUS.fullmatch(str(mount.get("Name")))
+        if anonymous and mount.get("Destination") not in taken:
+            binds.append(f"{mount['Name']}:{mount['Destination']}")
+    if binds:
+        host["Binds"] = binds
