@@ -322,3 +322,23 @@ def test_a_worker_that_is_killed_on_the_way_back_leaves_one_that_another_one_goe
     assert {name: found.ref for name, found in seen(kit).items()} == {n: found.ref for n, found in before.items()}
     assert set(runs(ended).values()) == {"old"}
     assert kit.memory.aside() == {}
+
+
+def test_several_groups_are_updated_as_one_and_go_back_as_one(kit):
+    kit.group("data", checked("db"))
+    up(kit, checked("web"))
+    with kit.record.write() as session:
+        for service_id in ("data-db", "shop-web"):
+            registry.change_service(session, registry.get(session, service_id), {"environment": {"VERSION": "2"}})
+    assert kit.does("start", "data").status == "completed"
+    with kit.record.write() as session:
+        registry.change_service(session, registry.get(session, "data-db"), {"environment": {"VERSION": "3"}})
+    new_one(kit, "web", unhealthy=True)
+    before = {each: found.ref for each, found in kit.memory.observe().items()}
+
+    ended = kit.run(kit.ask_all("update", "data", "shop"))
+
+    assert ended.status == "failed"
+    assert {each["service_id"]: each["runs"] for each in ended.result["services"]} == {
+        "data-db": "old", "shop-web": "old"}  # fmt: skip
+    assert {each: found.ref for each, found in kit.memory.observe().items()} == before
