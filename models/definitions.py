@@ -47,7 +47,12 @@ def of_service(service: Service, names: dict[str, str]) -> dict[str, Any]:
         for port in service.port_requests()
     ]
     body["depends_on"] = [
-        {"service": names.get(row.depends_on, row.depends_on), "condition": row.condition, "required": row.required}
+        {
+            "service": names.get(row.depends_on, row.depends_on),
+            "condition": row.condition,
+            "required": row.required,
+            "restart": row.restart,
+        }
         for row in service.dependencies
     ]
     return body | {"health_check": _health_check(service)}

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from domain.compose import difference
 from domain.compose.difference import Difference
+from domain.container_policy import ContainerPolicy, refuse
 from domain.errors import ClosError, GroupExists, OperationInProgress, ValidationFailed
-from models import definitions, groups, registry, registry_graph, registry_groups, registry_references
+from models import definitions, groups, registry, registry_graph, registry_groups, registry_references, resolved_specs
 from models.groups import Group
 from models.operations import OperationLock, group_target, service_target
 from models.services import Service
@@ -144,6 +145,13 @@ def _fields(service: Service, wanted: Mapping[str, Any], changed: list[str]) -> 
     if found.get("health_check"):
         found["health_check"] = difference.canonical(wanted)["health_check"]
     return found
+
+
+def refuse_denied(session: Session, name: str, policy: ContainerPolicy) -> None:
+    """Raises: PolicyDenied: a service of the group asks for what the administrator's policy forbids."""
+    members = session.scalars(select(Service).where(Service.group_name == name).order_by(Service.id)).all()
+    for spec in resolved_specs.specs(session, members).values():
+        refuse(spec, policy)
 
 
 def refused(body: Mapping[str, Any], error: ValidationFailed) -> ValidationFailed:

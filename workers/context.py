@@ -5,7 +5,6 @@ import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bus.feed import Feed
@@ -13,6 +12,7 @@ from bus.messages import Sender
 from bus.outbox import Outbox
 from bus.replies import Replies
 from domain.configuration import Conflicts, Reconcile
+from domain.container_policy import ContainerPolicy
 from models.record import Record
 from workers.claims import Claims
 from workers.observer import Observer
@@ -45,8 +45,8 @@ class Context:
     own_ports: frozenset[int] = frozenset()
     conflicts: Conflicts = field(default_factory=Conflicts)
     reconcile: Reconcile = field(default_factory=Reconcile)
-    # Folders beside a project's own that its files may be in and its containers may mount.
-    bind_roots: tuple[Path, ...] = ()
+    # What imported containers may have of this machine; the runtime asks again before each effect.
+    policy: ContainerPolicy = field(default_factory=ContainerPolicy)
     retention_s: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -122,7 +122,7 @@ def _wish(asked: Mapping[str, Any], content: str | None, variables: Mapping[str,
 def _read(context: Context, asked: Mapping[str, Any], content: str | None, variables: Mapping[str, str]) -> Read:
     keep = bool(asked.get("adopt")) or _was_adopted(context, asked.get("name"))
     wish = _wish(asked, content, variables, keep)
-    project = compose_project.read(wish, context.bind_roots)
+    project = compose_project.read(wish, context.policy.binds)
     directory = str(project.directory) if wish.path is not None or wish.directory is not None else None
     name = str(asked.get("name") or extension.of(project.model).get("name") or project.name)
     keep = keep or _was_adopted(context, name)
@@ -201,6 +201,7 @@ def _write(
         with context.record.write() as session:
             operations.held(session, claim.operation_id, claim.fence)
             registry_imports.write(session, body, changed, _remembered(found, asked), context.own_ports)
+            registry_imports.refuse_denied(session, found.name, context.policy)
             registry_imports.hold(session, operation.id, registry_imports.targets(session, found.name))
     except ValidationFailed as refusal:
         raise registry_imports.refused(body, refusal) from refusal

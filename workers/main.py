@@ -28,6 +28,7 @@ from bus.outbox import Outbox
 from bus.process_identity import identity, is_alive, register
 from bus.replies import Replies
 from bus.schedule import STATE
+from domain.container_policy import ContainerPolicy
 from domain.errors import EngineUnreachable, EngineUnsupported
 from models.base import now
 from models.record import Record
@@ -55,6 +56,11 @@ _ENGINE_POOL = 40
 _INHERITED = ("PATH", "HOME", "USER", "SHELL", "LANG", "TMPDIR")
 
 
+def make_policy(configured: settings.Settings) -> ContainerPolicy:
+    """What containers may have of this machine."""
+    return configured.security.container_policy(str(configured.home), str(Path.home()), configured.docker.host)
+
+
 def make_engine(configured: settings.Settings) -> DockerEngine:
     """The runtime `docker`. Nothing is connected to yet."""
     return DockerEngine(
@@ -62,7 +68,7 @@ def make_engine(configured: settings.Settings) -> DockerEngine:
         configured.instance_id,
         timeout_s=configured.docker.timeout_s,
         max_pool=_ENGINE_POOL,
-        policy=configured.security.container_policy(str(configured.home), str(Path.home()), configured.docker.host),
+        policy=make_policy(configured),
         kept_logs=configured.home / "logs" / "services",
         api_version=configured.docker.api_version,
     )
@@ -96,6 +102,7 @@ def make_context(
         stopping=stopping,
         own_ports=frozenset({configured.api.port, configured.websocket.port}),
         conflicts=configured.conflicts,
+        policy=make_policy(configured),
         reconcile=configured.reconcile,
         retention_s={
             "events": configured.monitoring.events_retention_s,

@@ -4,7 +4,7 @@ import ipaddress
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from domain import container
@@ -32,8 +32,6 @@ class Imported:
     body: dict[str, Any]
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
-    # By service: those after whose recreation it is restarted.
-    restarts: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def read_group(
@@ -67,9 +65,8 @@ def read_group(
     for reader in readers:
         problems += reader.problems or list(_wrong(reader))
     problems += _of_the_group(body)
-    restarts = {reader.name: reader.restarts for reader in readers if reader.restarts}
     warnings = [warning for reader in readers for warning in reader.warnings]
-    return Imported(body, tuple(problems), tuple(warnings), restarts)
+    return Imported(body, tuple(problems), tuple(warnings))
 
 
 def _group(

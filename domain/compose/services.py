@@ -49,7 +49,6 @@ class ServiceReader:
         self._path = f"services.{name}"
         self.problems: list[Problem] = extension.problems(service.get("x-clos"), f"{self._path}.x-clos")
         self.warnings: list[str] = []
-        self.restarts: list[str] = []
         self._files = Files(model, values, name, self._service.get("environment") or {})
         self.runtime = str(self._own.get("runtime") or "docker")
         self.body: dict[str, Any] = {"name": name, "runtime": self.runtime}
@@ -115,10 +114,9 @@ class ServiceReader:
             self.warnings.append(f"{self._path}.environment: {', '.join(unset)} have no value here and are left out")
 
     def _dependency(self, name: str, each: Mapping[str, Any]) -> dict[str, Any]:
-        if each.get("restart"):
-            self.restarts.append(name)
         condition = _CONDITIONS.get(str(each.get("condition")), "started")
-        return {"service": name, "condition": condition, "required": each.get("required", True) is not False}
+        found = {"service": name, "condition": condition, "required": each.get("required", True) is not False}
+        return found | ({"restart": True} if each.get("restart") else {})
 
     def _restart(self, policy: str) -> None:
         kind, _, times = policy.partition(":")
@@ -174,10 +172,9 @@ class ServiceReader:
                 f"{self._path}.container_name: CLOS names containers itself; {names[0]} stays an alias"
             )
         mode = str(self._service.get("network_mode") or "")
-        if mode == "bridge":
-            self.warnings.append(f"{self._path}.network_mode: its group's own network takes the place of the engine's")
-        elif mode:
-            self.body["network_mode"] = mode
+        if mode:
+            # The engine's own bridge is called `default` here: `bridge` is the group's network.
+            self.body["network_mode"] = "default" if mode == "bridge" else mode
             return
         self.body["networks"], options = mounts.networks(self._service, names)
         if options is not None:

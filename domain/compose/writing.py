@@ -115,7 +115,7 @@ def _of_a_container(service: Body) -> dict[str, Any]:
         found["mem_limit"] = str(service["memory_limit"] * numbers.MB)
     mode = service.get("network_mode") or "bridge"
     if mode != "bridge":
-        return found | {"network_mode": mode}
+        return found | {"network_mode": "bridge" if mode == "default" else mode}
     return found | {"networks": networks_of(service)}
 
 

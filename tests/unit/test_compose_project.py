@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from domain.bind_policy import BindPolicy
 from domain.compose.problems import ComposeRefused
 from domain.errors import TimedOut
 from workers.runtimes import compose, compose_project, compose_yaml
@@ -134,7 +135,7 @@ def test_a_link_that_leads_outside_is_outside(tmp_path: Path) -> None:
 def test_a_further_root_may_be_read_from_where_it_is_configured(tmp_path: Path) -> None:
     write(tmp_path / "shared", "COLOUR=red\n", "colours.env")
     file = write(tmp_path / "project", "services:\n  a:\n    image: x\n    env_file: ../shared/colours.env\n")
-    found = compose_project.read(Wish(path=file), (tmp_path / "shared",))
+    found = compose_project.read(Wish(path=file), BindPolicy(roots=(str(tmp_path / "shared"),)))
     assert found.model["services"]["a"]["environment"] == {"COLOUR": "red"}
 
 

@@ -91,6 +91,7 @@ def test_dependencies_keep_their_conditions() -> None:
     found = read_group(model, "demo", None)
     needs = {each["service"]: (each["condition"], each["required"]) for each in found.body["services"][0]["depends_on"]}
     assert needs == {"db": ("healthy", True), "job": ("completed", False), "log": ("started", True)}
+    assert [each["service"] for each in found.body["services"][0]["depends_on"] if each.get("restart")] == ["log"]
 
 
 def test_a_healthcheck_is_the_engines_and_runs_at_once_too() -> None:
@@ -152,7 +153,6 @@ def test_what_is_not_carried_out_is_refused_by_name(said: dict[str, Any], path: 
         ({"develop": {"watch": []}}, "watches no files"),
         ({"deploy": {"update_config": {"parallelism": 1}}}, "update_config mean something to a swarm"),
         ({"environment": {"A": None}}, "A have no value"),
-        ({"network_mode": "bridge"}, "own network"),
     ],
 )
 def test_what_clos_does_otherwise_is_said(said: dict[str, Any], warning: str) -> None:

@@ -44,7 +44,11 @@ CHECK = optional(
 ).filter(bool)  # fmt: skip
 NEED = st.fixed_dictionaries(
     {"service": st.sampled_from([*NAMES, "other/db"])},
-    optional={"condition": st.sampled_from(["started", "healthy", "completed"]), "required": st.booleans()},
+    optional={
+        "condition": st.sampled_from(["started", "healthy", "completed"]),
+        "required": st.booleans(),
+        "restart": st.booleans(),
+    },
 )
 CONTAINER = optional(
     cap_add=st.just(["NET_ADMIN"]), init=st.booleans(), hostname=WORD, shm_size=st.just("67108864"),
@@ -76,7 +80,7 @@ DOCKER = st.fixed_dictionaries(
         "volumes": st.lists(st.sampled_from(["data:/d", "own:/o:ro", "/srv/demo/a:/a"]), unique=True),
         "networks": st.lists(st.sampled_from(["front", "far"]), unique=True),
         "dns_servers": st.just(["8.8.8.8"]), "cpu_limit": st.just(0.5), "memory_limit": st.integers(6, 4096),
-        "container": CONTAINER, "network_mode": st.sampled_from(["bridge", "host", "none"]),
+        "container": CONTAINER, "network_mode": st.sampled_from(["bridge", "host", "none", "default"]),
         "build": st.just({"context": "/srv/demo", "args": {"A": "$b"}, "dockerfile": "Dockerfile"}),
     },
 )  # fmt: skip

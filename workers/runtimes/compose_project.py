@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from domain.bind_policy import BindPolicy
 from domain.compose import keys
 from domain.compose.problems import ComposeRefused, Problem
 from workers.runtimes import compose, compose_files
@@ -56,15 +57,16 @@ class Project:
     values: Mapping[str, str] = field(default_factory=dict)
 
 
-def read(wish: Wish, more_roots: tuple[Path, ...] = ()) -> Project:
-    """Read a project.
+def read(wish: Wish, policy: BindPolicy | None = None) -> Project:
+    """Read a project. `policy` is the administrator's word on the folders of this machine.
 
     Raises:
-        ComposeRefused: it is not well formed, or reaches outside of its folder and `more_roots`.
+        ComposeRefused: it is not well formed, or reaches outside of its folder and what the policy allows.
         ComposeMissing, TimedOut
     """
     with tempfile.TemporaryDirectory(prefix="clos-import-") as folder:
-        request, roots = _request(wish, Path(folder), more_roots)
+        binds = policy or BindPolicy()
+        request, roots = _request(wish, Path(folder), tuple(Path(root) for root in binds.roots))
         gathered = compose_files.gather(request.files, request.directory, roots)
         every = compose.Request(**{**vars(request), "profiles": ("*",)})
         with _located(gathered):
@@ -74,6 +76,7 @@ def read(wish: Wish, more_roots: tuple[Path, ...] = ()) -> Project:
             overlay = _overlay(first.model, Path(folder))
             last = compose.config(compose.Request(**{**vars(request), "files": (*request.files, *overlay)}))
             _refuse_outside(_given_to_containers(last.model), roots)
+            _refuse_mounts(last.model, binds, roots)
         if compose_files.gather(request.files, request.directory, roots).digest != gathered.digest:
             raise ComposeRefused([Problem("", "it was changed while it was read: try again", str(request.files[0]))])
     model = unescaped(last.model)
@@ -168,6 +171,22 @@ def _refuse_outside(named: Iterable[tuple[keys.Path, str]], roots: Roots) -> Non
         raise ComposeRefused(wrong)
 
 
+def _refuse_mounts(model: Mapping[str, Any], policy: BindPolicy, roots: Roots) -> None:
+    """Raises: ComposeRefused: a folder of the host that neither the project nor the policy lets a container have."""
+    wrong = []
+    for name, service in (model.get("services") or {}).items():
+        for place, mount in enumerate(service.get("volumes") or ()):
+            source = mount.get("source")
+            if mount.get("type") != "bind" or not source or roots.hold(Path(source)):
+                continue
+            read_only = bool(mount.get("read_only"))
+            if denial := policy.denial(source, str(roots.folders[0]), os.path.realpath, read_only=read_only):
+                reason = f"{compose_files.outside(Path(source), roots)}; {denial.reason}"
+                wrong.append(Problem(keys.written(("services", name, "volumes", place)), reason))
+    if wrong:
+        raise ComposeRefused(wrong)
+
+
 def _read_by_compose(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
     for name, service in (model.get("services") or {}).items():
         for key in ("env_file", "label_file"):
@@ -177,9 +196,6 @@ def _read_by_compose(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]
 
 def _given_to_containers(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
     for name, service in (model.get("services") or {}).items():
-        for place, mount in enumerate(service.get("volumes") or ()):
-            if mount.get("type") == "bind" and mount.get("source"):
-                yield ("services", name, "volumes", place), mount["source"]
         yield from _of_build(("services", name, "build"), service.get("build") or {})
     for kind in ("secrets", "configs"):
         for name, each in (model.get(kind) or {}).items():
