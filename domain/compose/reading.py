@@ -88,6 +88,8 @@ def _group(
     networks |= _mapping(own.get("networks"))
     volumes |= _mapping(own.get("volumes"))
     body: dict[str, Any] = {"name": name, "directory": directory, "networks": networks, "volumes": volumes}
+    if named := (networks.get("default") or {}).get("name"):
+        body["network_name"] = named  # the group's own network
     body |= {key: own[key] for key in extension.GROUP_FIELDS if key in own}
     return {key: value for key, value in body.items() if value not in (None, {})}
 

@@ -1,0 +1,3 @@
+FROM clos-test:latest
+EXPOSE 9000
+CMD ["idle"]
