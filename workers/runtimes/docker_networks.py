@@ -24,6 +24,8 @@ from workers.runtimes.docker_names import Marks, slug
 from workers.runtimes.docker_network_names import Wanted, only_joined, wanted
 
 log = structlog.get_logger()
+# How often one is made again that another process took for unused.
+_ROUNDS = 5
 
 
 def _described(definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,8 +112,11 @@ class Networks:
                     hint=f"make it (`docker network create {name}`), or leave `external` out: then CLOS makes it",
                     network=name,
                 )
-            self._make(docker_name, name, network)
-            return self._keep_oldest(name)
+            for _ in range(_ROUNDS):
+                self._make(docker_name, name, network)
+                if (kept := self._keep_oldest(name)) is not None:
+                    return kept
+            raise StartFailed(f"network {name} was removed while it was made", hint="try again")
 
     def _is_as_defined(self, name: str, there: Mapping[str, Any], network: Wanted) -> bool:
         """Whether the network that is there can be joined. One that nobody uses is removed if it is not as defined."""
@@ -159,10 +164,11 @@ class Networks:
                 raise
         log.info("network.created", network=docker_name, group=network.group)
 
-    def _keep_oldest(self, name: str) -> str:
+    def _keep_oldest(self, name: str) -> str | None:
+        """Of twins the oldest stays; None where another process has removed what was made just now."""
         found = self._ours(name)
         if not found:
-            raise StartFailed(f"network {name} was removed while it was made", hint="try again")
+            return None
         for twin in found[1:]:
             self._remove(twin["Id"])
         return str(found[0]["Id"])
