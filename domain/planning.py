@@ -76,6 +76,8 @@ class Plan:
                     "status": "pending",
                     "started_at": None,
                     "ended_at": None,
+                    "duration_s": None,
+                    "expected_s": (weights or {}).get(step.id),
                     "error": None,
                 }
                 for step in self.steps

@@ -105,6 +105,6 @@ def give_back(session: Session, operation: Operation) -> None:
 
 
 def reaches(action: str, status: str) -> bool:
-    """Whether a step has begun to make its service what is wanted of it."""
-    begun = status in (StepStatus.RUNNING, StepStatus.COMPLETED, StepStatus.FAILED)
-    return begun and action in ("start", "stop", "remove", "wait")
+    """Whether a step has made its service what is wanted of it, or tried to. One that still runs when its operation
+    ends was broken off before it had any effect."""
+    return status in (StepStatus.COMPLETED, StepStatus.FAILED) and action in ("start", "stop", "remove")

@@ -272,12 +272,12 @@ def settle(session: Session, ends: Iterable[End]) -> None:
 
 def _end(session: Session, end: End) -> None:
     operation = end.operation
+    held_slot = OperationStatus(operation.status) in CLAIMED and operation_slots.takes_one(operation)
+    operation_queue.leave(session, operation, end.status)
     for step in operation.steps:
         if StepStatus(step.status) in (StepStatus.PENDING, StepStatus.RUNNING):
             step.status = StepStatus.SKIPPED.value
             step.ended_at = now()
-    held_slot = OperationStatus(operation.status) in CLAIMED and operation_slots.takes_one(operation)
-    operation_queue.leave(session, operation, end.status)
     operation.status = end.status.value
     operation.end_time = now()
     operation.current_step = None

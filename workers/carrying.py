@@ -24,7 +24,7 @@ from models import groups, registry, registry_groups, resolved_specs, surroundin
 from models.operations import Operation
 from models.record import Record
 from models.services import Service
-from workers import port_scan
+from workers import port_scan, undoing
 from workers.claims import Claim
 from workers.clones import VolumeSteps
 from workers.context import Context
@@ -84,7 +84,7 @@ def carry_out(context: Context, operation: Operation, claim: Claim, journal: Jou
         plan = make_plan(context, operation, subject, observed, again=tries > 0)
         guarded = guard.guard(plan, subject.specs) if starts else Guarded(plan)
         if parameters.get("dry_run"):
-            journal.finish(OperationStatus.COMPLETED, {"plan": guarded.plan.as_dict()})
+            journal.finish(OperationStatus.COMPLETED, {"plan": guarded.plan.as_dict(journal.expected(guarded.plan))})
             return
         journal.begin(guarded.plan)
         outcome = carry(context, operation, claim, journal, subject, guarded.plan, guarded.decision)
@@ -121,9 +121,19 @@ def carry(
         ),
         volume_steps=VolumeSteps.of(context, operation),
     )  # fmt: skip
-    executor = Executor(plan, steps, journal, claim, context.observer, context.limits.parallel_steps)
+    executor = Executor(
+        plan,
+        steps,
+        journal,
+        claim,
+        context.observer,
+        context.limits.parallel_steps,
+        _seconds(parameters.get("step_timeout")),
+    )
     outcome = executor.run(deadline_of(context, operation))
-    if not outcome.cancelled and not operation.type.endswith((".stop", ".remove")):
+    if outcome.cancelled:
+        outcome.told = undoing.undo(plan, steps, journal, context.observer)
+    elif not operation.type.endswith((".stop", ".remove")):
         executor.last_observation(outcome)
     return outcome
 
@@ -244,9 +254,8 @@ def conclude(
     if plan.resolutions:
         result["resolutions"] = [dict(each) for each in plan.resolutions]
     if outcome.cancelled and len(outcome.completed) < len(plan.steps):
-        journal.finish(
-            OperationStatus.CANCELLED, result, Cancelled("it was cancelled between two steps", hint=None).as_dict()
-        )
+        cancelled = Cancelled("it was cancelled; result.undone and result.left say what was undone and what is left")
+        journal.finish(OperationStatus.CANCELLED, result | outcome.told, cancelled.as_dict())
     elif outcome.failed:
         first = next(iter(outcome.failed.items()))
         error = first[1].as_dict() | {"step": first[0], "failed_steps": sorted(outcome.failed)}

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,6 +34,8 @@ class Outcome:
     # Step id -> the failed step because of which it was not attempted.
     skipped: dict[str, str] = field(default_factory=dict)
     cancelled: bool = False
+    # Of a cancelled one: what was undone, and what is left as it is.
+    told: dict[str, Any] = field(default_factory=dict)
 
     @property
     def lost(self) -> set[str]:
@@ -44,7 +47,14 @@ class Executor:
     """Carries out one plan for one claim."""
 
     def __init__(
-        self, plan: Plan, steps: Steps, journal: Journal, claim: Claim, observer: Observer, parallel: int
+        self,
+        plan: Plan,
+        steps: Steps,
+        journal: Journal,
+        claim: Claim,
+        observer: Observer,
+        parallel: int,
+        step_timeout_s: float | None = None,
     ) -> None:
         self._plan = plan
         self._steps = steps
@@ -52,6 +62,7 @@ class Executor:
         self._claim = claim
         self._observer = observer
         self._parallel = parallel
+        self._step_timeout_s = step_timeout_s
 
     def run(self, deadline: float) -> Outcome:
         """Do all steps. `deadline` is on the monotonic clock.
@@ -104,8 +115,9 @@ class Executor:
         if time.monotonic() >= deadline:
             raise TimedOut("the operation's time was up before this step", hint="give it a longer timeout")
         self._journal.started(step)
+        self._claim.check_waiting()  # a cancel that the journal saw just now
         began = time.monotonic()
-        done = self._steps.run(step, deadline)
+        done = self._within_its_time(step, deadline)
         self._journal.completed(step, done.instance, done.health, done.references)
         log.info(
             "step.completed",
@@ -114,6 +126,20 @@ class Executor:
             duration_ms=round((time.monotonic() - began) * 1000, 1),
         )
         return done
+
+    def _within_its_time(self, step: Step, deadline: float) -> Done:
+        if self._step_timeout_s is None or time.monotonic() + self._step_timeout_s >= deadline:
+            return self._steps.run(step, deadline)
+        try:
+            return self._steps.run(step, time.monotonic() + self._step_timeout_s)
+        except TimedOut as late:
+            raise TimedOut(
+                f"{step.id} had {self._step_timeout_s:g} s (step_timeout): {late.message}",
+                hint="look at its logs, or give its steps a longer step_timeout",
+                step=step.id,
+                step_timeout=self._step_timeout_s,
+                **{name: value for name, value in late.facts.items() if name not in ("step", "step_timeout")},
+            ) from late
 
     def _record(self, step: Step, future: "Future[Done]", outcome: Outcome) -> None:
         refusal = future.exception()

@@ -15,8 +15,9 @@ from domain.errors import ClosError, DatabaseBusy, DependencyFailed, describe_ho
 from domain.events import EventType, Severity
 from domain.observation import Instance, ObservedState, Phase, status_of
 from domain.planning import Action, Plan, Step
+from domain.progress import percent, weight_s
 from domain.states import STEP_FINAL, Desired, HealthStatus, OperationStatus, ServiceStatus, StepStatus
-from models import events, operations, questions
+from models import events, operations, questions, step_timings
 from models.base import now, written
 from models.operations import Operation, OperationStep
 from models.record import Record
@@ -42,23 +43,25 @@ class Journal:
         self._record = record
         self._feed = feed
         self._claim = claim
-        # How many steps there are and have ended: counted here, so that a write need not load them all.
-        self._steps = 0
-        self._ended = 0
+        # What the steps weigh, all and ended: counted here, so that a write need not load them all.
+        self._weights: dict[str, float] = {}
+        self._ended: set[str] = set()
         self._guard = threading.Lock()
 
     def _held(self, session: Session) -> Operation:
-        return operations.held(session, self._claim.operation_id, self._claim.fence)
+        operation = operations.held(session, self._claim.operation_id, self._claim.fence)
+        if operation.cancel_requested_at is not None:
+            self._claim.cancelled.set()  # sooner than the heartbeat learns of it
+        return operation
 
     def _row_of(self, session: Session, step: Step) -> OperationStep:
         return session.get_one(OperationStep, (self._claim.operation_id, step.id))
 
-    def _advance(self, operation: Operation) -> None:
-        """One more step has ended. 100 is for the end alone; and progress never falls, even if a new attempt has more
-        steps."""
+    def _advance(self, operation: Operation, step_id: str) -> None:
+        """A step has ended. 100 is for the end alone; progress never falls, even if a new attempt has more steps."""
         with self._guard:
-            self._ended += 1
-            operation.progress = max(operation.progress, min(99, 100 * self._ended // max(1, self._steps)))
+            self._ended.add(step_id)
+            operation.progress = max(operation.progress, percent(self._weights, self._ended))
 
     def begin(self, plan: Plan, decision: Mapping[str, Any] | None = None) -> None:
         """Write the plan's steps. What an earlier attempt had begun and this plan no longer needs was done.
@@ -84,11 +87,23 @@ class Journal:
                     continue
                 operation.steps.append(_row(step, position))
                 position += 1
-            self._steps = len(operation.steps)
-            self._ended = sum(StepStatus(row.status) in STEP_FINAL for row in operation.steps)
+            self._weigh(session, operation.steps)
             self._name_what_is_waited_for(session, plan)
             operations.progress(session, operation)
         self._feed.wake()
+
+    def _weigh(self, session: Session, rows: Sequence[OperationStep]) -> None:
+        expected = step_timings.expected(session, [row.id for row in rows])
+        for row in rows:
+            row.expected_s = expected.get(row.id, row.expected_s)
+        with self._guard:
+            self._weights = {row.id: weight_s(row.action, row.expected_s) for row in rows}
+            self._ended = {row.id for row in rows if StepStatus(row.status) in STEP_FINAL}
+
+    def expected(self, plan: Plan) -> dict[str, float]:
+        """What the steps of a plan that is only shown are expected to take."""
+        with self._record.read() as session:
+            return step_timings.expected(session, [step.id for step in plan.steps])
 
     @staticmethod
     def _name_what_is_waited_for(session: Session, plan: Plan) -> None:
@@ -127,7 +142,9 @@ class Journal:
             operation = self._held(session)
             row = self._row_of(session, step)
             row.status, row.ended_at = StepStatus.COMPLETED.value, now()
-            self._advance(operation)
+            self._advance(operation, row.id)
+            if row.started_at is not None:
+                step_timings.learn(session, row.id, (row.ended_at - row.started_at).total_seconds())
             if instance is not None:
                 _set_instance(session, operation, step, instance, health)
             if references is not None and (service := _service(session, step.target)) is not None:
@@ -142,7 +159,7 @@ class Journal:
             row = self._row_of(session, step)
             row.status, row.ended_at = StepStatus.FAILED.value, now()
             row.error = error.as_dict()
-            self._advance(operation)
+            self._advance(operation, row.id)
             self._service_failed(session, operation, step, error, instance)
             operations.progress(session, operation, _shown(row))
         self._feed.wake()
@@ -180,12 +197,31 @@ class Journal:
                 row.status, row.ended_at = StepStatus.SKIPPED.value, now()
                 error = DependencyFailed(f"{step.target} was not attempted: {because} failed", step=because)
                 row.error = error.as_dict()
-                self._advance(operation)
+                self._advance(operation, row.id)
                 if step.action in (Action.START, Action.CREATE):
                     provider = because.split(":", 1)[1]
                     waiting = [{"kind": "dependency", "ref": provider, "text": f"waiting for {provider}: it failed"}]
                     _set_status(session, operation, step.target, ServiceStatus.STOPPED, error.message, waiting)
             operations.progress(session, operation)
+        self._feed.wake()
+
+    def steps(self) -> list[OperationStep]:
+        """The operation's steps, of all attempts, as they stand."""
+        with self._record.read() as session:
+            of = select(OperationStep).where(OperationStep.operation_id == self._claim.operation_id)
+            found = list(session.scalars(of.order_by(OperationStep.position)))
+            session.expunge_all()
+            return found
+
+    def undone(self, step: Step, instance: Instance) -> None:
+        """What a step had made is taken away again, and was never used."""
+        with self._record.write() as session:
+            operation = self._held(session)
+            row = self._row_of(session, step)
+            row.status, row.ended_at = StepStatus.UNDONE.value, row.ended_at or now()
+            self._advance(operation, row.id)
+            _record_instance(session, operation, step.target, instance)
+            operations.progress(session, operation, _shown(row))
         self._feed.wake()
 
     def note(self, step: Step, text: str) -> None:
@@ -321,6 +357,7 @@ def _shown(row: OperationStep) -> dict[str, Any]:
         "status": row.status,
         "started_at": written(row.started_at),
         "ended_at": written(row.ended_at),
+        "expected_s": row.expected_s,
         "error": row.error,
     }
 

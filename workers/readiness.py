@@ -108,7 +108,9 @@ class Readiness:
                 raise died(self._spec, self._runtime, instance)
             if instance.phase is Phase.ABSENT:
                 raise died(self._spec, self._runtime, instance)
-            pause_s = self._pause(pause_s, deadline, "did not complete")
+            pause_s = self._pause(
+                pause_s, deadline, "still runs; what needs it waits until it has completed, which it did not"
+            )
 
 
 def ended_well(spec: ServiceSpec, instance: Instance) -> bool:

@@ -12,7 +12,7 @@ from models import leases
 from models.base import Base, now
 from models.events import Event
 from models.installation import Heartbeat, IdempotencyKey, ServiceMetric, SystemMetric, TickSlot
-from models.operations import Operation
+from models.operations import Operation, StepTiming
 from models.ports import PortConflict, PortHistory
 from models.record import Record
 from workers.context import Context
@@ -34,6 +34,7 @@ def age_out(context: Context) -> None:
         (TickSlot, TickSlot.at, 3600.0),
         (Heartbeat, Heartbeat.at, 3600.0),
         (PortHistory, PortHistory.released_at, 365 * _DAY_S),
+        (StepTiming, StepTiming.updated_at, 90 * _DAY_S),
     )
     for mapped, column, age_s in table:
         _delete(context.record, mapped, column, age_s)

@@ -105,6 +105,18 @@ class Steps:
             Action.REMOVE: lambda: self._remove(spec, runtime),
         }
 
+    def take_away(self, service_id: str) -> Instance:
+        """Remove an instance that was made and never started."""
+        self._claim.check()
+        outside_transaction()
+        spec = self._specs[service_id]
+        try:
+            with fence.guarded(self._verify):
+                self._runtime(spec).remove(spec)
+        finally:
+            self._observer.changed(spec.runtime.value)
+        return Instance(service_id)
+
     def replace(self, specs: Mapping[str, ServiceSpec]) -> None:
         """Services were moved: from now on they are started as they are wanted now."""
         self._specs = specs

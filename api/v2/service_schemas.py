@@ -159,10 +159,12 @@ class NewService(ServiceBody):
 class OperationBody(Definition):
     """What every operation takes. `timeout` in seconds, for all of it.
 
-    `wait_for` queues it behind who holds its targets, `dependencies` are operations that must have completed before.
+    `wait_for` queues it behind who holds its targets, `dependencies` are operations that must have completed before,
+    `step_timeout` is what each of its steps may take, in seconds.
     """
 
     timeout = Number(low=1, high=DAY_S)
+    step_timeout = Number(low=1, high=DAY_S)
     dry_run = Flag()
     wait_for = Flag()
     dependencies = fields.List(Text(longest=36, smallest=1), validate=validate.Length(max=50))

@@ -31,6 +31,9 @@ def _common(command: Any) -> Any:
         click.option("--no-wait", is_flag=True, help="Print the operation's id and return."),
         click.option("--wait-for", is_flag=True, help="Queue behind an operation that is already at work on it."),
         click.option("--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="How long it may take."),
+        click.option(
+            "--step-timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="What each step may take."
+        ),
         click.option("--dry-run", is_flag=True, help="Show the plan, change nothing."),
         click.option("--services", metavar="NAMES", help="Only these of the group, separated by commas."),
     ):
@@ -120,6 +123,8 @@ def _do(
     on_conflict: str | None = None,
 ) -> int:
     body = {name: True for name in ("wait_for", "dry_run") if how[name]} | more
+    if how["step_timeout"]:
+        body["step_timeout"] = how["step_timeout"]
     if how["after"]:
         body["dependencies"] = list(how["after"])
     starts = verb in ("start", "restart")

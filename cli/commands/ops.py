@@ -80,8 +80,9 @@ def list_(invocation: Invocation, limit: int, kind: str | None, **filters: Any) 
 
 @ops.command()
 @click.argument("operation_id")
+@click.option("--timings", is_flag=True, help="How long each step took, the slowest first; * is the critical path.")
 @pass_invocation
-def show(invocation: Invocation, operation_id: str) -> int:
+def show(invocation: Invocation, operation_id: str, timings: bool) -> int:
     """Show one operation with its steps."""
     printer = invocation.printer
     one = _named(invocation.client, operation_id)
@@ -89,6 +90,8 @@ def show(invocation: Invocation, operation_id: str) -> int:
     if printer.machine:
         printer.document(one)
         return DONE
+    if timings:
+        return _timings(invocation, one)
     error, question = one.get("error") or {}, one.get("question") or {}
     printer.facts(
         [
@@ -100,6 +103,7 @@ def show(invocation: Invocation, operation_id: str) -> int:
             ("by", one.get("initiated_by")),
             ("created", local_time(one.get("created_at"))),
             ("took", seconds(one.get("start_time"), one.get("end_time"))),
+            ("left", _in_seconds(one.get("remaining_s"))),
             ("retry of", one.get("retry_of")),
             ("part of", one.get("parent_id")),
             ("after", ", ".join(map(str, one.get("dependencies") or [])) or None),
@@ -116,6 +120,29 @@ def show(invocation: Invocation, operation_id: str) -> int:
         if rows:
             printer.data("")
             printer.table(rows, columns)
+    return DONE
+
+
+def _in_seconds(value: Any) -> str | None:
+    return None if value is None else f"{float(value):.1f} s"
+
+
+def _timings(invocation: Invocation, one: dict[str, Any]) -> int:
+    """The steps by how long they took or are expected to take."""
+    critical = set(one.get("critical_path") or [])
+
+    def weight(step: dict[str, Any]) -> float:
+        took = step.get("duration_s")
+        return float((took if took is not None else step.get("expected_s")) or 0.0)
+
+    columns: list[Column] = [
+        ("", lambda step: "*" if step["id"] in critical else ""),
+        ("STEP", lambda step: step["id"]),
+        ("STATUS", lambda step: step.get("status")),
+        ("TOOK", lambda step: _in_seconds(step.get("duration_s"))),
+        ("USUALLY", lambda step: _in_seconds(step.get("expected_s"))),
+    ]
+    invocation.printer.table(sorted(one.get("steps") or [], key=weight, reverse=True), columns)
     return DONE
 
 

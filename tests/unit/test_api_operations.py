@@ -17,11 +17,14 @@ from tests.waiting import wait_until
 __all__ = ["api"]
 FIELDS = {
     "id", "type", "status", "group_name", "service_id", "parent_id", "parameters", "dependencies",
-    "waiting_for", "progress",
+    "waiting_for", "progress", "remaining_s", "critical_path",
     "current_step", "steps", "result", "error", "question", "initiated_by", "attempt", "retry_of", "failed_steps",
     "created_at", "start_time", "end_time",
 }  # fmt: skip
-STEP = {"id", "action", "target", "depends_on", "cause", "status", "started_at", "ended_at", "error"}
+STEP = {
+    "id", "action", "target", "depends_on", "cause", "status", "started_at", "ended_at", "duration_s",
+    "expected_s", "error",
+}  # fmt: skip
 
 
 def claim(api: Kit, operation_id: str) -> None:
@@ -352,3 +355,23 @@ def test_dependencies_are_existing_operations_at_most_fifty(api: Kit) -> None:
     api.finish(first["id"], OperationStatus.FAILED)
     ended = api.get(f"/operations/{made['id']}")
     assert (ended["status"], ended["error"]["code"]) == ("failed", "dependency_failed")
+
+
+def test_a_running_operation_says_how_long_the_rest_may_take_and_on_what_it_hangs(api: Kit) -> None:
+    made = api.operation()
+    assert (made["remaining_s"], made["critical_path"]) == (None, [])
+    claim(api, made["id"])
+    with api.record.write() as session:
+        operations.get(session, made["id"]).steps = [
+            OperationStep(id=name, position=place, action="start", target="g-a", depends_on=needs, status=status,
+                          expected_s=seconds, started_at=now() if status == "running" else None)
+            for place, (name, needs, status, seconds) in enumerate(
+                [("a", [], "running", 50.0), ("b", ["a"], "pending", 100.0), ("c", ["a"], "pending", 10.0)])
+        ]  # fmt: skip
+    found = api.get(f"/operations/{made['id']}")
+    assert 140 < found["remaining_s"] <= 150
+    assert found["critical_path"] == ["a", "b"]
+    assert [each["expected_s"] for each in found["steps"]] == [50.0, 100.0, 10.0]
+    assert found["steps"][0]["duration_s"] is None
+    api.finish(made["id"])
+    assert api.get(f"/operations/{made['id']}")["remaining_s"] is None

@@ -194,6 +194,19 @@ def test_each_is_an_operation_per_target_and_show_lists_them(clos, run):
     assert "shop-web" in shown
 
 
+def test_timings_are_shown_slowest_first_with_the_critical_path(clos, run):
+    run("start", "shop")
+    one = clos.operations["op-0001"]
+    for step, took in zip(one["steps"], (0.5, 7.25, 1.0), strict=True):
+        step |= {"duration_s": took, "expected_s": 2.0}
+    one["critical_path"] = ["start:shop-api"]
+    lines = run("ops", "show", "op-0001", "--timings")[1].splitlines()
+    assert [tuple(line.split()[:2]) for line in lines[1:]] == [
+        ("*", "start:shop-api"), ("-", "start:shop-web"), ("-", "start:shop-store"),
+    ]  # fmt: skip
+    assert "7.2 s" in lines[1]
+
+
 @pytest.mark.parametrize("wrong", [("start",), ("stop", "shop", "shop/web", "--services", "web")])
 def test_no_target_and_services_of_several_are_wrong_usage(clos, run, wrong):
     assert run(*wrong)[0] == 2

@@ -1,0 +1,46 @@
+"""What steps took in earlier runs: a moving average per step id, which is the same in every operation."""
+
+from collections.abc import Collection
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from domain.progress import NEWEST
+from models.base import now, table_of
+from models.operation_rows import StepTiming
+
+_timings = table_of(StepTiming)
+_EXPECTED = select(_timings.c.step_id, _timings.c.seconds).where(
+    _timings.c.step_id.in_(bindparam("ids", expanding=True))
+)
+
+
+def _learning(dialect: str) -> sqlite.Insert | postgresql.Insert:
+    insert = sqlite.insert(_timings) if dialect == "sqlite" else postgresql.insert(_timings)
+    newer = NEWEST * (insert.excluded.seconds - _timings.c.seconds)
+    return insert.on_conflict_do_update(
+        index_elements=[_timings.c.step_id],
+        set_={
+            "seconds": _timings.c.seconds + newer,
+            "samples": _timings.c.samples + 1,
+            "updated_at": insert.excluded.updated_at,
+        },
+    )
+
+
+# Built once: every step that ends learns.
+_LEARN = {name: _learning(name) for name in ("sqlite", "postgresql")}
+
+
+def expected(session: Session, step_ids: Collection[str]) -> dict[str, float]:
+    """What these steps are expected to take, in seconds; those that never ran are left out."""
+    if not step_ids:
+        return {}
+    return {row.step_id: row.seconds for row in session.execute(_EXPECTED, {"ids": list(step_ids)})}
+
+
+def learn(session: Session, step_id: str, seconds: float) -> None:
+    """A run of that step took so long."""
+    row = {"step_id": step_id, "seconds": seconds, "samples": 1, "updated_at": now()}
+    session.execute(_LEARN[session.get_bind().dialect.name], row)

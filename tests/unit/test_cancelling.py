@@ -1,0 +1,163 @@
+"""A cancel at every step: it ends in time, the world is as the operation says, and nothing is brought up later."""
+
+import threading
+import time
+
+import pytest
+
+from domain.errors import EngineUnreachable
+from domain.observation import Phase
+from models import operation_requests, operations
+from tests.unit.worker_kit import Kit, checked, every, plain, status
+from tests.waiting import wait_until
+from workers import claims, runner
+from workers.journal import Journal
+from workers.runtimes.in_memory import Behaviour
+
+
+@pytest.fixture
+def kit(tmp_path):
+    made = Kit(tmp_path, parallel=1)
+    yield made
+    made.close()
+
+
+def _container(name, *needs):
+    return plain(name, *needs) | {"runtime": "docker", "command": None, "image": "x"}
+
+
+def _cancel(kit, operation_id):
+    with kit.record.write() as session:
+        operation_requests.cancel(session, operations.get(session, operation_id))
+
+
+def _cancel_at(kit, monkeypatch, operation_id, when, place):
+    """Ask for the end when the step of that place has `started` or is `completed`."""
+    original, seen = getattr(Journal, when), []
+
+    def told(journal, step, *more, **how):
+        original(journal, step, *more, **how)
+        seen.append(step.id)
+        if len(seen) == place + 1:
+            _cancel(kit, operation_id)
+
+    monkeypatch.setattr(Journal, when, told)
+    return seen
+
+
+def _judge(kit, ended, group):
+    """What the operation says is what there is."""
+    assert ended.status == "cancelled"
+    assert kit.locks() == []
+    steps, world = status(ended), kit.memory.observe()
+    undone = {each["step"] for each in ended.result["undone"]}
+    left = {each["step"]: each for each in ended.result["left"]}
+    assert undone == {step for step, how in steps.items() if how == "undone"}
+    assert all(step.startswith("create:") for step in undone)
+    for name in ("db", "api", "web"):
+        service, instance = kit.service(name, group), world.get(f"{group}-{name}")
+        started = f"start:{group}-{name}" in left
+        assert (instance is not None and instance.alive) == started
+        assert service.desired == service.status == ("running" if started else "stopped")
+        # Nothing that was only made stays behind.
+        assert instance is None or instance.phase is not Phase.CREATED
+        waited = steps.get(f"wait:{group}-{name}") == "completed"
+        assert not started or ("nobody waited" in left[f"start:{group}-{name}"]["text"]) == (not waited)
+
+
+@pytest.mark.parametrize("when", ["started", "completed"])
+@pytest.mark.parametrize(("make", "count"), [(plain, 6), (_container, 12)])
+def test_a_start_that_is_cancelled_at_any_step(kit, monkeypatch, make, count, when):
+    for place in range(count):
+        name = f"at{place}"
+        kit.group(name, make("db"), make("api", "db"), make("web", "api"))
+        operation_id = kit.ask("start", name)
+        with monkeypatch.context() as patch:
+            seen = _cancel_at(kit, patch, operation_id, when, place)
+            began = time.monotonic()
+            runner.run(kit.context, operation_id)
+        assert time.monotonic() - began < 2.0
+        ended = kit.operation(operation_id)
+        if ended.status == "completed":
+            assert place == count - 1  # all of it was done
+            continue
+        assert len(seen) <= place + 3  # one beside it, and waits, may have been begun already
+        _judge(kit, ended, name)
+
+
+def test_a_container_that_was_made_and_not_started_is_taken_away_by_whoever_takes_over(kit):
+    kit.group("shop", _container("db"))
+    operation_id = kit.ask("start")
+    kit.memory.create(_spec(kit, "shop-db"))
+    kit.context.claims.take(operation_id)
+    _cancel(kit, operation_id)
+    kit.change(operation_id, heartbeat_at=None)
+    ended = kit.run(operation_id)
+    assert (ended.status, ended.attempt, status(ended)["create:shop-db"]) == ("cancelled", 2, "undone")
+    assert kit.memory.observe() == {}
+    assert (kit.service("db").desired, kit.service("db").container_id) == ("stopped", None)
+
+
+def _spec(kit, service_id):
+    from workers.runner import read_subject
+
+    return read_subject(kit.record, [service_id]).by_id[service_id]
+
+
+def test_what_ran_before_is_not_taken_away(kit):
+    kit.group("shop", _container("db"), _container("api", "db"))
+    kit.does("start")
+    kit.does("stop")
+    operation_id = kit.ask("start")
+    _operation, claim = kit.context.claims.take(operation_id)
+    _cancel(kit, operation_id)
+    kit.context.claims.drop(claim)
+    kit.change(operation_id, heartbeat_at=None)
+    ended = kit.run(operation_id)
+    assert (ended.status, ended.result["undone"], ended.result["left"]) == ("cancelled", [], [])
+    assert set(kit.memory.observe()) == {"shop-api", "shop-db"}
+
+
+def test_what_cannot_be_undone_is_told_as_left(kit, monkeypatch):
+    kit.group("shop", _container("db"))
+    kit.memory.behave("shop-db", Behaviour(fail_on={"remove": EngineUnreachable("it is away")}))
+    operation_id = kit.ask("start")
+    _cancel_at(kit, monkeypatch, operation_id, "completed", 1)
+    ended = kit.run(operation_id)
+    assert ended.result["undone"] == []
+    assert [each["step"] for each in ended.result["left"]] == ["pull:shop-db", "create:shop-db"]
+
+
+def test_a_cancelled_stop_says_what_is_stopped_and_what_was_not_reached_is_wanted_as_before(kit, monkeypatch):
+    kit.group("shop", plain("db"), plain("api", "db"))
+    kit.does("start")
+    operation_id = kit.ask("stop")
+    _cancel_at(kit, monkeypatch, operation_id, "completed", 0)
+    ended = kit.run(operation_id)
+    assert [each["step"] for each in ended.result["left"]] == ["stop:shop-api"]
+    assert (kit.service("api").desired, kit.service("db").desired) == ("stopped", "running")
+    assert kit.service("db").status == "running"
+
+
+def test_a_cancelled_restart_says_what_is_down(kit, monkeypatch):
+    kit.group("shop", plain("db"))
+    kit.does("start")
+    operation_id = kit.ask("restart")
+    _cancel_at(kit, monkeypatch, operation_id, "completed", 0)
+    ended = kit.run(operation_id)
+    assert ended.result["left"][0]["text"] == "it was stopped and is left stopped; it was to be started again"
+
+
+def test_a_cancel_is_learnt_of_well_before_the_next_beat(kit):
+    kit.group("shop", checked("web", health_check=every(30)))
+    kit.memory.behave("shop-web", Behaviour(unhealthy=True))
+    kit.context.claims.start()
+    operation_id = kit.ask("start")
+    work = threading.Thread(target=runner.run, args=(kit.context, operation_id))
+    work.start()
+    wait_until(lambda: status(kit.operation(operation_id)).get("wait:shop-web") == "running", 5)
+    _cancel(kit, operation_id)
+    asked = time.monotonic()
+    work.join(5)
+    assert time.monotonic() - asked < claims.HEARTBEAT_S
+    assert kit.operation(operation_id).status == "cancelled"
