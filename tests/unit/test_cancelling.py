@@ -99,7 +99,7 @@ def test_a_container_that_was_made_and_not_started_is_taken_away_by_whoever_take
 
 
 def _spec(kit, service_id):
-    from workers.runner import read_subject
+    from workers.carrying import read_subject
 
     return read_subject(kit.record, [service_id]).by_id[service_id]
 
