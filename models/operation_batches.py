@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, exists, func, select
+from sqlalchemy import bindparam, case, exists, func, select
 from sqlalchemy.orm import Session, lazyload
 
 from domain.errors import ClosError
@@ -39,8 +39,14 @@ _NEXT = (
     .order_by(_children.c.created_at, _children.c.id)
     .limit(bindparam("most"))
 )
-_OF_PARENT = (
-    select(_children.c.id, _children.c.status, _children.c.progress)
+_final = _children.c.status.in_([status.value for status in FINAL])
+_COME = select(
+    func.count(),
+    func.sum(case((_final, 100), else_=_children.c.progress)),
+    func.sum(case((_final, 0), else_=1)),
+).where(_children.c.parent_id == bindparam("parent"))
+_BY_STATUS = (
+    select(_children.c.id, _children.c.status)
     .where(_children.c.parent_id == bindparam("parent"))
     .order_by(_children.c.created_at, _children.c.id)
 )
@@ -103,43 +109,41 @@ def parent_of(session: Session, child: Operation) -> Operation | None:
     return parent if parent is not None and OperationStatus(parent.status) not in FINAL else None
 
 
-def progress(session: Session, child: Operation) -> dict[str, list[str]]:
-    """Bring the parent's progress up to its children's. The ids of its children by their status; empty without one."""
+def progress(session: Session, child: Operation) -> int:
+    """Bring the parent's progress up to its children's. How many of them have not ended; 0 too without a parent."""
     parent = parent_of(session, child)
     if parent is None:
-        return {}
+        return 0
     session.flush()
-    rows = session.execute(_OF_PARENT, {"parent": parent.id}).all()
-    by_status: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        by_status[row.status].append(row.id)
-    come = sum(100 if row.status in FINAL else row.progress for row in rows)
-    reached = max(parent.progress, min(99, come // max(1, len(rows))))
+    whole, come, left = session.execute(_COME, {"parent": parent.id}).one()
+    reached = max(parent.progress, min(99, int(come or 0) // max(1, whole)))
     if reached != parent.progress:
         parent.progress = reached
         session.flush()
         tell(session, parent, EventType.OPERATION_PROGRESS)
-    return dict(by_status)
+    return int(left or 0)
 
 
 def end_of(
     session: Session, child: Operation
 ) -> tuple[Operation, OperationStatus, dict[str, Any], dict[str, Any] | None] | None:
     """How the parent of a child that has ended is to end: parent, status, result, error. None while others go on."""
-    by_status = progress(session, child)
+    left = progress(session, child)
     parent = parent_of(session, child)
-    if parent is None or not by_status or not by_status.keys() <= {status.value for status in FINAL}:
+    if parent is None or left:
         return None
-    result = {"operations": by_status}
-    failed = len(by_status.get("failed", ())) + len(by_status.get("cancelled", ()))
+    by_status: dict[str, list[str]] = defaultdict(list)
+    for row in session.execute(_BY_STATUS, {"parent": parent.id}):
+        by_status[row.status].append(row.id)
+    result = {"operations": dict(by_status)}
     if parent.cancel_requested_at is not None:
         return parent, OperationStatus.CANCELLED, result, None
+    failed = [*by_status.get("failed", ()), *by_status.get("cancelled", ())]
     if not failed:
         return parent, OperationStatus.COMPLETED, result, None
-    whole = sum(map(len, by_status.values()))
     error = BatchFailed(
-        f"{failed} of {whole} operations did not complete",
+        f"{len(failed)} of {sum(map(len, by_status.values()))} operations did not complete",
         hint=f"clos ops show {parent.id} lists them",
-        operations=[*by_status.get("failed", ()), *by_status.get("cancelled", ())],
+        operations=failed,
     )
     return parent, OperationStatus.FAILED, result, error.as_dict()

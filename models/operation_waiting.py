@@ -37,4 +37,4 @@ def say(session: Session, operation: Operation, reasons: Sequence[dict[str, Any]
 
 
 def _is_ours(reason: dict[str, Any], before: Collection[str]) -> bool:
-    return reason.get("kind") in ("operation", "slot") and reason.get("ref") in before
+    return reason.get("kind") in ("operation", "slot", "answer") and reason.get("ref") in before

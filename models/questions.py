@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from domain.errors import ValidationFailed
 from domain.events import EventType, Severity
 from domain.states import OperationStatus
-from models import events
+from models import events, operation_waiting
 from models.base import now
 from models.operations import Operation, freed, hand_back, progress
 
@@ -29,6 +29,8 @@ def ask(session: Session, operation: Operation, question: Mapping[str, Any]) -> 
     operation.status = OperationStatus.WAITING.value
     operation.question = dict(question)
     operation.current_step = None
+    text = f"waiting for an answer: {question['text']}"
+    operation_waiting.say(session, operation, [{"kind": "answer", "ref": operation.id, "text": text}])
     session.flush()
     freed(session, operation)
     shown = {name: question[name] for name in ("text", "choices", "expires_at")}
@@ -79,6 +81,7 @@ def answer(session: Session, operation: Operation, choice: str, by: str | None =
     answers = dict(asked.get("answers") or {}) | {str(question.get("key") or "question"): choice}
     operation.parameters = asked | {"answer": choice, "answers": answers} | ({"answered_by": by} if by else {})
     operation.question = None
+    operation_waiting.say(session, operation, [])
     operation.status = OperationStatus.PENDING.value
     operation.not_before = None
     operation.sent_at = None

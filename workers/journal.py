@@ -296,11 +296,6 @@ class Journal:
         with self._record.write() as session:
             operation = self._held(session)
             questions.ask(session, operation, question)
-            waiting = [{"kind": "answer", "ref": operation.id, "text": f"waiting for an answer: {question['text']}"}]
-            for service_id in (operation.parameters or {}).get("named") or ():
-                service = _service(session, service_id)
-                if service is not None and service.status not in ("running", "unhealthy"):
-                    service.waiting_for = waiting
         self._feed.wake()
 
     def hand_back(self) -> None:

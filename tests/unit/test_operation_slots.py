@@ -146,4 +146,11 @@ def test_one_that_asks_a_person_gives_its_slot_away(kit):
         asking = operations.held(session, operation.id, claim.fence)
         questions.ask(session, asking, {"text": "?", "choices": [], "expires_at": None, "key": "k"})
     assert [message.args[0] for message in kit.sent()] == [second]
-    assert worker.take(second) is not None
+    taken = worker.take(second)
+    assert taken is not None
+    asked = kit.operation(operation.id)
+    assert asked.waiting_for == [{"kind": "answer", "ref": asked.id, "text": "waiting for an answer: ?"}]
+    assert kit.service("one", "a").waiting_for == asked.waiting_for
+    with kit.record.write() as session:
+        operation_requests.cancel(session, operations.get(session, operation.id))
+    assert kit.service("one", "a").waiting_for is None
