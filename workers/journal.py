@@ -213,7 +213,7 @@ class Journal:
             session.expunge_all()
             return found
 
-    def undone(self, step: Step, instance: Instance) -> None:
+    def taken_away(self, step: Step, instance: Instance) -> None:
         """What a step had made is taken away again, and was never used."""
         with self._record.write() as session:
             operation = self._held(session)

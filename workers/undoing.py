@@ -74,7 +74,7 @@ def _was_never_started(step: Step, steps: Steps, observer: Observer) -> bool:
 
 def _took_away(step: Step, steps: Steps, journal: Journal) -> bool:
     try:
-        journal.undone(step, steps.take_away(step.target))
+        journal.taken_away(step, steps.take_away(step.target))
     except ClosError as refusal:
         if refusal.code in ("claim_lost", "stopping"):
             raise

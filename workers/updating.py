@@ -103,7 +103,9 @@ class Update:
             return
         self._journal.begin(plan)
         self._steps = len(plan.steps)
-        executor = self._executor(replace(plan, steps=_without_removals(plan)), self._claim)
+        # The way back has no such limit: it is to succeed, however long it takes.
+        limit_s = (self._operation.parameters or {}).get("step_timeout")
+        executor = self._executor(replace(plan, steps=_without_removals(plan)), self._claim, limit_s)
         outcome = self._outcome = executor.run(deadline_of(self._context, self._operation))
         if not outcome.cancelled and not outcome.failed:
             executor.last_observation(outcome)
@@ -165,7 +167,7 @@ class Update:
             except ClosError as refusal:
                 log.warning("update.left", service=service_id, error=str(refusal))
 
-    def _executor(self, plan: Plan, claim: Claim) -> Executor:
+    def _executor(self, plan: Plan, claim: Claim, step_timeout_s: float | None = None) -> Executor:
         context = self._context
         steps = UpdateSteps(
             self._kept,
@@ -177,7 +179,8 @@ class Update:
             lambda: context.claims.verify(self._claim),
             partial(port_scan.holders_now, context),
         )
-        return Executor(plan, steps, self._journal, claim, context.observer, context.limits.parallel_steps)
+        parallel = context.limits.parallel_steps
+        return Executor(plan, steps, self._journal, claim, context.observer, parallel, step_timeout_s)
 
     def _look(self) -> ObservedState:
         """What is there. An engine that is being restarted is waited for.
