@@ -12,12 +12,14 @@ from tests.conftest import missing
 from tests.faults import (
     allocations,
     cut_clients,
+    killed_steps,
     killed_workers,
     lost_messages,
     one_port,
     port_races,
     stopped_processes,
 )
+from tests.unit.test_any_world import explore
 
 
 def _killed(rounds: int, seed: int, docker: bool) -> tuple[bool, dict[str, object]]:
@@ -73,12 +75,37 @@ def _port_races(rounds: int, seed: int, docker: bool) -> tuple[bool, dict[str, o
     }
 
 
+def _killed_steps(rounds: int, verb: str, docker: bool) -> tuple[bool, dict[str, object]]:
+    done = killed_steps.campaign(verb, docker, 1 if rounds >= 50 else 11)
+    wrong = [f"{each.step} at {each.edge}: {each.wrong}" for each in done if each.wrong]
+    return not wrong, {
+        "kills": len(done),
+        "before_the_end": sum(each.struck for each in done),
+        "slowest_end_after_kill_s": round(max(each.ended_s for each in done), 1),
+        "wrong": wrong,
+    }
+
+
+def _any_world(rounds: int, seed: int) -> tuple[bool, dict[str, object]]:
+    worlds = 40 * rounds
+    try:
+        explore(worlds, seed)
+    except Exception as found:  # what is told is the world, which the exception's text holds
+        return False, {"worlds": worlds, "found": str(found) or repr(found)}
+    return True, {"worlds": worlds}
+
+
 def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict[str, object]]]]:
     """Every campaign by name. A full run is 50 rounds; a sample takes fewer operations along as well."""
     count = 100 if rounds >= 50 else 20
     return {
         "killed_workers_process": lambda: _killed(rounds, seed, False),
         "killed_workers_docker": lambda: _killed(rounds, seed, True),
+        "killed_steps_start_process": lambda: _killed_steps(rounds, "start", False),
+        "killed_steps_start_docker": lambda: _killed_steps(rounds, "start", True),
+        "killed_steps_stop_process": lambda: _killed_steps(rounds, "stop", False),
+        "killed_steps_stop_docker": lambda: _killed_steps(rounds, "stop", True),
+        "any_world": lambda: _any_world(rounds, seed),
         "redis_stopped": lambda: _messages(
             lambda n: lost_messages.redis_stopped(n, 10.0 if rounds >= 50 else 4.0), count
         ),

@@ -154,6 +154,7 @@ class InMemory:
         found = self._instances.get(spec.id)
         if found and (found.alive or (found.spec_hash == spec.hash() and found.phase is Phase.CREATED)):
             return found
+        before_effect()
         self._made += 1
         self._specs[spec.id] = spec
         made = Instance(spec.id, Phase.CREATED, ref=f"memory-{self._made}", spec_hash=spec.hash(), image=spec.image)
@@ -275,6 +276,7 @@ class InMemory:
         with self._changed:
             if self._instances.get(spec.id, Instance(spec.id)).alive:
                 raise ServiceRunning(f"{spec.id} runs", hint="stop it first")
+            before_effect()
             self._instances.pop(spec.id, None)
             self._specs.pop(spec.id, None)
             self._aside.pop(spec.id, None)
