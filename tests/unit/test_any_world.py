@@ -3,7 +3,8 @@
 The code under test is all of it from the queue's actor on: claims, runner, planning, executor, steps, journal, state
 collector, watchdog. Only the machine (the in-memory runtime) and the clock are not the real ones: ADR 38.
 
-Mutations of the code that it was seen to catch (seed 1, worlds until then): edges dropped in planning (4), a dependent
+Mutations of the code that it was seen to catch (seed 1, worlds until then; before the last corrections of the test
+itself, and not tried again since): edges dropped in planning (4), a dependent
 let in at its need's start instead of its health (84), waits that do not wait (4), no fence before effects (14), writes
 that do not ask for the claim (35), operations without locks (4), locks that stay (4), no watchdog (8), any claim taken
 for silent (141).
