@@ -176,8 +176,8 @@ def test_a_stop_names_running_dependents_and_cascade_takes_them_along(api: Asked
     assert api.get(f"/services/{web}")["desired"] == "stopped"
 
 
-@pytest.mark.parametrize("wish", [{"on_conflict": "kill"}, {"wait_for": True}, {"tiemout": 3}, {"timeout": "3"}])
-def test_what_a_start_cannot_do_yet_is_refused_where_it_stands(api: Asked, group: str, wish: dict[str, Any]) -> None:
+@pytest.mark.parametrize("wish", [{"on_conflict": "kill"}, {"wait_for": "yes"}, {"tiemout": 3}, {"timeout": "3"}])
+def test_what_a_start_cannot_mean_is_refused_where_it_stands(api: Asked, group: str, wish: dict[str, Any]) -> None:
     web = api.post("/services", body(group))["id"]
     problem = api.refused("POST", f"/services/{web}/start", wish, 422, "validation_failed")
     assert list(problem["errors"]) == list(wish)
