@@ -102,6 +102,12 @@ def networks_named(container: Mapping[str, Any], networks: tuple[str, ...]) -> l
     return sorted(named, key=lambda name: (-named[name], name))
 
 
+def own_network(network_name: str | None, networks: Mapping[str, Any] | None) -> str:
+    """The engine's name of a group's own network, where it has been given one: by its field or its definition."""
+    defined = (networks or {}).get(DEFAULT_NETWORK) or {}
+    return network_name or str(defined.get("name") or (DEFAULT_NETWORK if defined.get("external") else ""))
+
+
 def capability(name: str) -> str:
     """A capability as the engine names it: `net_admin` is CAP_NET_ADMIN."""
     name = name.upper()

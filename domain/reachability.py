@@ -12,6 +12,8 @@ from domain.specs import PortRequest, RuntimeKind, ServiceSpec
 GATEWAY = "host.docker.internal"
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to call, not to bind
 _LOOPBACK = "127.0.0.1"
+# Modes in which a container is not in its group's network; `default` is the engine's own bridge.
+_ELSEWHERE = ("host", "none", "default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Provider:
     @property
     def bridged(self) -> bool:
         """Whether it is a container in its group's network."""
-        return self.runtime is RuntimeKind.DOCKER and self.network_mode not in ("host", "none")
+        return self.runtime is RuntimeKind.DOCKER and self.network_mode not in _ELSEWHERE
 
     @property
     def isolated(self) -> bool:
@@ -63,7 +65,7 @@ class Consumer:
     @property
     def bridged(self) -> bool:
         """Whether it is a container in its group's network."""
-        return not self.on_host and not self.isolated
+        return self.runtime is RuntimeKind.DOCKER and self.network_mode not in _ELSEWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def address(consumer: Consumer, provider: Provider, port: PortRequest) -> Addres
     if consumer.on_host:
         host = port.host_ip or _LOOPBACK
         return Address(_EVERYWHERE.get(host, host), port.host_port)
-    if not provider.bridged:
+    if not (provider.bridged and consumer.bridged):
         return _beyond_gateway(provider, port)
     if consumer.crowded or consumer.group != provider.group:
         return Address(alias(provider.name, provider.group), inside)

@@ -22,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from domain import references
+from domain.container import own_network
 from domain.reachability import Consumer, Provider, prober_of
 from domain.references import Kind, Providers, Reference
 from domain.specs import PortRequest, RuntimeKind, ServiceSpec
@@ -67,6 +68,7 @@ _PROVIDERS = (
         Service.network_mode,
         Service.port,
         Group.network_name,
+        Group.networks,
         PortClaim.id.label("claim"),
         PortClaim.name.label("port_name"),
         PortClaim.host_ip,
@@ -126,7 +128,7 @@ def _provider(rows: Sequence[Any]) -> Provider:
         first.group_name,
         RuntimeKind(first.runtime),
         first.network_mode,
-        first.network_name or "",
+        own_network(first.network_name, first.networks),
         tuple(ports),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from domain.container import networks_named, services_named
+from domain.container import networks_named, own_network, services_named
 from domain.errors import UnknownDependency
 from domain.specs import ServiceSpec
 from models.groups import Group
@@ -49,9 +49,9 @@ def attach(session: Session, service: Service) -> None:
 
 def of(group: Any) -> Surroundings:
     """Those of a group, or of a row with its columns."""
-    return Surroundings(
-        group.network_name or "", group.networks or {}, group.volumes or {}, group.directory or "", group.spec_version
-    )
+    networks = group.networks or {}
+    name = own_network(group.network_name, networks)
+    return Surroundings(name, networks, group.volumes or {}, group.directory or "", group.spec_version)
 
 
 def of_groups(session: Session, groups: Collection[str]) -> dict[str, Surroundings]:

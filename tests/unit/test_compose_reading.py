@@ -161,6 +161,10 @@ def test_what_clos_does_otherwise_is_said(said: dict[str, Any], warning: str) ->
     assert any(warning in each for each in found.warnings), found.warnings
 
 
+def test_composes_bridge_is_the_engines_own_and_not_the_groups() -> None:
+    assert body(one(network_mode="bridge"))["network_mode"] == "default"
+
+
 def test_every_key_of_a_service_is_carried_out_refused_or_spoken_of() -> None:
     from domain.compose.keys import SERVICE
     from domain.compose.services import _ONLY_FOR_COMPOSE, _READ

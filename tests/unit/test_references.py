@@ -107,6 +107,16 @@ def test_only_a_url_has_brackets_around_an_address_of_version_6() -> None:
     assert said("${host:api}", other, runtime=PROCESS) == "::1"
 
 
+def test_a_container_in_the_engines_own_bridge_meets_others_at_the_gateway() -> None:
+    open_port = provider("api", "shop", OPEN)
+    for consumer_mode, provider_mode in (("default", "bridge"), ("bridge", "default"), ("default", "default")):
+        other = provider("api", "shop", OPEN, network_mode=provider_mode)
+        found = references.resolved(replace(spec("${url:api}"), network_mode=consumer_mode), known(other))
+        assert found.command == ("http://host.docker.internal:9311",)
+        assert found.joins == ()
+    assert references.resolved(spec("${url:api}"), known(open_port)).extra_hosts == ()
+
+
 @pytest.mark.parametrize(("runtime", "mode"), [(PROCESS, "bridge"), (EXTERNAL, "bridge"), (DOCKER, "host")])
 def test_a_container_goes_through_the_gateway_to_what_runs_on_the_host(runtime: RuntimeKind, mode: str) -> None:
     other = provider("api", "shop", OPEN, runtime=runtime, network_mode=mode)

@@ -11,6 +11,7 @@ from models.groups import Group
 from models.record import Record
 from models.services import Service
 from tests.unit.api_kit import make_record
+from workers.runtimes.docker_network_names import names_of
 
 NETWORKS: dict[str, Any] = {"back": {"internal": True}, "unused": {"driver": "bridge"}, "default": {"name": "shop"}}
 
@@ -54,6 +55,17 @@ def test_a_spec_carries_what_its_group_defines_of_what_it_names(record: Record) 
 def test_the_groups_own_network_is_only_joined_where_it_is_named(record: Record) -> None:
     found = made(record, {"name": "web", "image": "x", "container": {"networks": {"back": None}}}, networks=NETWORKS)
     assert found["web"].definitions == {"networks": {"back": {"internal": True}}}
+
+
+def test_a_groups_own_network_has_the_name_of_its_definition(record: Record) -> None:
+    asking = {"name": "web", "image": "x", "group": "other", "environment": {"A": "${host:shop/db}"}}
+    db = {"name": "db", "image": "x", "ports": [{"host_port": 9101, "container_port": 80}]}
+    found = made(record, db, networks={"default": {"external": True, "name": "corp"}})
+    assert names_of(found["db"]) == ["corp"]
+    with record.write() as session:
+        service = registry.create_service(session, asking)
+        (spec,) = resolved_specs.specs(session, [service]).values()
+    assert names_of(spec) == ["clos-other", "corp"]
 
 
 def test_a_group_without_definitions_changes_no_hash(record: Record) -> None:
