@@ -167,12 +167,29 @@ def _from_file(service: dict[str, Any], folder: Path) -> dict[str, Any]:
         service["build"] = _with_absolute(build, "context", folder)
     if isinstance(service.get("volumes"), list):
         service["volumes"] = [_volume(one, folder) for one in service["volumes"]]
+    if isinstance(service.get("container"), dict):
+        service["container"] = _container(service["container"], folder)
     if isinstance(service.get("command"), list):
         service["command"] = [_text(one) for one in service["command"]]
     for key in ("environment", "labels"):
         if isinstance(service.get(key), dict):
             service[key] = {name: _text(value) for name, value in service[key].items()}
     return service
+
+
+def _container(container: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What of a container names files of this host: binds, and secrets and configs that come from a file."""
+    keys = {"volumes": "source", "secrets": "file", "configs": "file"}
+    found = dict(container)
+    for kind, key in keys.items():
+        if isinstance(found.get(kind), list):
+            found[kind] = [
+                _with_absolute(each, key, folder)
+                if isinstance(each, dict) and (key == "file" or each.get("type") == "bind")
+                else each
+                for each in found[kind]
+            ]
+    return found
 
 
 def _text(value: Any) -> Any:

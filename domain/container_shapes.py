@@ -117,7 +117,11 @@ KEYS: dict[str, Shape] = {
     "read_only": flag,
     "runtime": _WORD,
     "secrets": list_of(_FILE),
-    "security_opt": list_of(_WORD),
+    "security_opt": list_of(
+        text(
+            r"(?!seccomp[=:](?!unconfined\Z|builtin\Z|\{))[^\x00]+",
+            "an option; of a seccomp profile, its JSON and not its file", 500_000)
+    ),
     "shm_size": size,
     "stdin_open": flag,
     "stop_signal": _WORD,

@@ -39,6 +39,27 @@ services:
     assert b["working_dir"] == "/srv"
 
 
+def test_paths_of_a_container_count_from_the_file_too(tmp_path):
+    text = """
+name: a
+image: x
+container:
+  init: true
+  secrets: [{source: s, file: ./s.txt}, {source: t, environment: T}]
+  configs: [{source: c, file: /abs/c}]
+  volumes: [{type: bind, source: data, target: /d}, {type: volume, source: data, target: /v}]
+"""
+    assert read_service(write(tmp_path, text))["container"] == {
+        "init": True,
+        "secrets": [{"source": "s", "file": f"{tmp_path}/s.txt"}, {"source": "t", "environment": "T"}],
+        "configs": [{"source": "c", "file": "/abs/c"}],
+        "volumes": [
+            {"type": "bind", "source": f"{tmp_path}/data", "target": "/d"},
+            {"type": "volume", "source": "data", "target": "/v"},
+        ],
+    }
+
+
 def test_environment_values_become_text_as_they_were_written(tmp_path):
     file = write(tmp_path, "name: x\nenvironment: {A: 1, B: true, C: no, D: 22:22, E: 012, F: 1.5, G: null}\n")
     assert read_service(file)["environment"] == {

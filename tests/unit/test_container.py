@@ -109,6 +109,8 @@ def test_what_is_not_carried_out_is_refused_with_the_reason(key: str) -> None:
         ({"networks": {"a": {"alias": []}}}, "container.networks.a.alias: unknown; did you mean aliases?"),
         ({"networks": ["a"]}, "container.networks: must be a mapping"),
         ({"cap_add": "NET_ADMIN"}, "container.cap_add: must be a list"),
+        ({"security_opt": ["seccomp=unconfined", "seccomp=profile.json"]},
+         "container.security_opt[1]: must be an option; of a seccomp profile, its JSON and not its file"),
         ({"cap_add": ["NET ADMIN"]}, "container.cap_add[0]: must be a capability such as NET_ADMIN"),
         ({"cap_add": ["A"] * 201}, "container.cap_add: must have at most 200 entries"),
         ({"sysctls": {str(n): "1" for n in range(201)}}, "container.sysctls: must have at most 200 entries"),
