@@ -1,0 +1,100 @@
+"""A group of containers from its definition to its processes: through the API, a worker and the real engine."""
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.images import client, docker_url, remove_all, test_image
+from tests.integration.api_fixture import Api
+from tests.integration.rig import Rig
+
+pytestmark = pytest.mark.skipif(not Path(docker_url().removeprefix("unix://")).exists(), reason="needs Docker")
+
+
+class World:
+    """A CLOS with a worker, and what it has on the engine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rig = Rig(folder)
+        self.rig.worker()
+        self.api = Api(self.rig)
+        self.group = f"ops{uuid.uuid4().hex[:8]}"
+        self.folder = folder / "work"
+        self.folder.mkdir()
+
+    def does(self, path: str) -> Any:
+        """What an operation ended as."""
+        asked = self.api.call("POST", path, json={})
+        assert asked.status_code == 202, asked.text
+        return self.api.call("GET", f"/operations/{asked.json()['id']}?wait=60").json()
+
+    def inspected(self) -> dict[str, Any]:
+        """Its containers by the names of their services."""
+        with contextlib.closing(client()) as engine:
+            listed = engine.api.containers(all=True, filters={"label": f"clos.instance={self.rig.instance_id}"})
+            found = [engine.api.inspect_container(each["Id"]) for each in listed]
+        return {each["Config"]["Labels"]["clos.service"].removeprefix(f"{self.group}-"): each for each in found}
+
+    def inside(self, name: str, path: str) -> str:
+        ref = self.inspected()[name]["Id"]
+        with contextlib.closing(client()) as engine:
+            said: bytes = engine.api.exec_start(engine.api.exec_create(ref, ["cat", path])["Id"])
+            return said.decode()
+
+    def close(self) -> None:
+        self.rig.close()
+        remove_all(self.rig.instance_id)
+        with contextlib.closing(client()) as engine:
+            label = {"label": f"clos.instance={self.rig.instance_id}"}
+            for each in engine.api.volumes(filters=label)["Volumes"] or ():
+                engine.api.remove_volume(each["Name"])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_group_of_containers_is_defined_started_and_refused_where_it_reaches_too_far(world: World) -> None:
+    data = world.folder / "data"
+    data.mkdir()
+    (data / "f").write_text("mine")
+    main = {
+        "name": "main", "image": test_image(), "volumes": [f"{data}:/d:ro", "v:/v"],
+        "container": {"networks": {"default": None, "back": {"aliases": ["z"]}}, "init": True},
+    }  # fmt: skip
+    side = {
+        "name": "side", "image": test_image(), "network_mode": "service:main", "secrets": {"K": "hush"},
+        "container": {"secrets": [{"source": "s", "environment": "K"}]},
+    }  # fmt: skip
+    body = {
+        "name": world.group, "directory": str(world.folder), "services": [side, main],
+        "networks": {"back": {"internal": True}}, "volumes": {"v": {"name": f"{world.group}_v"}},
+    }  # fmt: skip
+    assert world.api.call("POST", "/groups", json=body).status_code == 201
+    started = world.does(f"/groups/{world.group}/start")
+    assert (started["status"], started["error"]) == ("completed", None)
+    made = world.inspected()
+    assert made["side"]["HostConfig"]["NetworkMode"] == f"container:{made['main']['Id']}"
+    assert sorted(made["main"]["NetworkSettings"]["Networks"]) == [f"clos-{world.group}", f"clos-{world.group}_back"]
+    assert (world.inside("main", "/d/f"), world.inside("side", "/run/secrets/s")) == ("mine", "hush")
+    # The value stands nowhere but in the file: not in the container's description, an answer or the operation.
+    shown = world.api.call("GET", f"/services/{world.group}-side").text
+    assert "hush" not in f"{made['side']} {shown} {started}"
+
+    main_path = f"/services/{world.group}-main"
+    denied = world.api.call("PATCH", main_path, json={"container": {"privileged": True}})
+    assert (denied.status_code, denied.json()["code"]) == (422, "policy_denied")
+    (data / "f").unlink()
+    data.rmdir()
+    data.symlink_to("/etc")
+    ended = world.does(f"{main_path}/restart")
+    assert (ended["status"], ended["error"]["code"]) == ("failed", "policy_denied")
+    assert ended["error"]["violations"][0]["path"] == "volumes[0]"
+    assert not world.inspected()["main"]["State"]["Running"]
