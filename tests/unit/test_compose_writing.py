@@ -37,7 +37,12 @@ PORT = st.fixed_dictionaries(
         "host_port": st.integers(1024, 65535),
     },
 )  # fmt: skip
-PORTS = st.lists(PORT, max_size=3, unique_by=lambda port: port.get("name", ""))
+# Two ports of one service cannot be the same one of the host.
+PORTS = st.lists(
+    PORT,
+    max_size=3,
+    unique_by=(lambda port: port.get("name", ""), lambda port: port.get("host_port") or f"none {port.get('name', '')}"),
+)
 CHECK = optional(
     type=st.sampled_from(["http", "tcp", "exec", "docker"]), url=st.just("/health"), retries=st.integers(1, 9),
     interval=st.integers(1, 99).map(float), timeout=st.just(2.5), test=st.just(["true"]), enabled=st.booleans(),
