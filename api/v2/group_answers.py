@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from api.v2.service_answers import definition
+from api.yaml_text import yaml_text
 from domain.compose.writing import written as as_compose
 from domain.states import UP, Desired, HealthStatus, ServiceStatus, group_status
 from models.base import written
@@ -74,6 +73,6 @@ def export(group: Group, views: Sequence[ServiceView]) -> dict[str, Any]:
 def export_compose(body: Mapping[str, Any], views: Sequence[ServiceView]) -> dict[str, Any]:
     """The same as a Compose file's text, and the secrets that have to be given again."""
     secrets = {view.row.name: view.secrets for view in views if view.secrets}
-    text = yaml.safe_dump(as_compose(body, secrets), sort_keys=False, allow_unicode=True, width=120)
+    text = yaml_text(as_compose(body, secrets))
     names = [f"{service}.{name}" for service, each in sorted(secrets.items()) for name in each]
     return {"name": body["name"], "compose": text, "secrets": names}

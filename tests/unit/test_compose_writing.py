@@ -8,6 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api.yaml_text import yaml_text
 from domain.compose import difference
 from domain.compose.reading import read_group
 from domain.compose.writing import written
@@ -146,7 +147,7 @@ def test_a_group_is_the_same_after_it_was_written_and_read(group: dict[str, Any]
 @given(groups())
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_and_after_the_real_compose_has_read_it(group: dict[str, Any]) -> None:
-    text = yaml.safe_dump(written(group), sort_keys=False, allow_unicode=True)
+    text = yaml_text(written(group))
     with tempfile.TemporaryDirectory() as folder:
         content = text.replace(_FOLDER, folder)
         for name in ("s", "a"):
@@ -166,3 +167,14 @@ def test_secrets_are_named_and_their_values_left_out() -> None:
     assert model["secrets"] == {"f": {"environment": "FILE"}}
     found = read_group(unescaped(model), "demo", None, {})
     assert found.body["services"][0]["secrets"] == {"TOKEN": None, "FILE": None}
+
+
+def test_what_one_version_of_yaml_takes_for_a_number_stays_a_text() -> None:
+    texts = ["0E0", "1:30", "012", "on", "", "1_000", "~", "-1", ".5", "2026-11-27", "y", "a: b", "null", "0x1f"]
+    environment = {f"V{place}": text for place, text in enumerate(texts)}
+    web = {"name": "web", "image": "x", "command": texts, "environment": environment}
+    project = compose_project.read(
+        Wish(content=yaml_text(written({"name": "demo", "services": [web]})), directory=Path("/tmp"))
+    )
+    read = project.model["services"]["web"]
+    assert (read["command"], read["environment"]) == (texts, environment)

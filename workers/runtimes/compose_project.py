@@ -4,6 +4,7 @@ First without what `env_file` brings (nothing but the project's own files is rea
 result refers to is known to lie where it may, in full.
 """
 
+import json
 import os
 import re
 import tempfile
@@ -12,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from domain.bind_policy import BindPolicy
 from domain.compose import keys
@@ -151,7 +150,8 @@ def _overlay(model: Mapping[str, Any], folder: Path) -> list[Path]:
     if not added:
         return []
     file = folder / "overlay.yaml"
-    file.write_text(yaml.safe_dump(added), encoding="utf-8")
+    # JSON is YAML whose strings are strings in every version of it.
+    file.write_text(json.dumps(added), encoding="utf-8")
     return [file]
 
 
