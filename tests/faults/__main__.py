@@ -11,8 +11,10 @@ from collections.abc import Callable
 from tests.conftest import missing
 from tests.faults import (
     allocations,
+    cancelled_steps,
     cut_clients,
     killed_steps,
+    killed_updates,
     killed_workers,
     lost_messages,
     one_port,
@@ -76,12 +78,31 @@ def _port_races(rounds: int, seed: int, docker: bool) -> tuple[bool, dict[str, o
 
 
 def _killed_steps(rounds: int, verb: str, docker: bool) -> tuple[bool, dict[str, object]]:
-    done = killed_steps.campaign(verb, docker, 1 if rounds >= 50 else 11)
+    return _kills(killed_steps.campaign(verb, docker, 1 if rounds >= 50 else 11))
+
+
+def _kills(done: list[killed_steps.Round]) -> tuple[bool, dict[str, object]]:
     wrong = [f"{each.step} at {each.edge}: {each.wrong}" for each in done if each.wrong]
     return not wrong, {
         "kills": len(done),
         "before_the_end": sum(each.struck for each in done),
         "slowest_end_after_kill_s": round(max(each.ended_s for each in done), 1),
+        "wrong": wrong,
+    }
+
+
+def _killed_updates(rounds: int, back: bool, docker: bool) -> tuple[bool, dict[str, object]]:
+    return _kills(killed_updates.campaign(back, docker, 1 if rounds >= 50 else 9))
+
+
+def _cancelled(rounds: int, verb: str, docker: bool) -> tuple[bool, dict[str, object]]:
+    every = 1 if rounds >= 50 else 6
+    done = cancelled_steps.update(docker, every) if verb == "update" else cancelled_steps.simple(verb, docker, every)
+    wrong = [f"{each.step}: {each.wrong}" for each in done if each.wrong]
+    return not wrong, {
+        "cancels": len(done),
+        "before_the_end": sum(each.struck for each in done),
+        "slowest_end_after_cancel_s": round(max(each.ended_s for each in done), 1),
         "wrong": wrong,
     }
 
@@ -105,6 +126,16 @@ def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict
         "killed_steps_start_docker": lambda: _killed_steps(rounds, "start", True),
         "killed_steps_stop_process": lambda: _killed_steps(rounds, "stop", False),
         "killed_steps_stop_docker": lambda: _killed_steps(rounds, "stop", True),
+        "killed_updates_process": lambda: _killed_updates(rounds, False, False),
+        "killed_updates_docker": lambda: _killed_updates(rounds, False, True),
+        "killed_rollbacks_process": lambda: _killed_updates(rounds, True, False),
+        "killed_rollbacks_docker": lambda: _killed_updates(rounds, True, True),
+        "cancelled_start_process": lambda: _cancelled(rounds, "start", False),
+        "cancelled_start_docker": lambda: _cancelled(rounds, "start", True),
+        "cancelled_stop_process": lambda: _cancelled(rounds, "stop", False),
+        "cancelled_stop_docker": lambda: _cancelled(rounds, "stop", True),
+        "cancelled_update_process": lambda: _cancelled(rounds, "update", False),
+        "cancelled_update_docker": lambda: _cancelled(rounds, "update", True),
         "any_world": lambda: _any_world(rounds, seed),
         "redis_stopped": lambda: _messages(
             lambda n: lost_messages.redis_stopped(n, 10.0 if rounds >= 50 else 4.0), count
