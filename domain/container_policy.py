@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from domain import option_policy
 from domain.bind_policy import BindPolicy, Denial, Real, unresolved
 from domain.container import capability
 from domain.errors import ValidationFailed
@@ -72,6 +73,9 @@ class ContainerPolicy:
     runtimes: tuple[str, ...] = ()
     volume_drivers: tuple[str, ...] = ()
     network_drivers: tuple[str, ...] = ()
+    network_options: tuple[str, ...] = ()
+    volume_types: tuple[str, ...] = ()
+    log_drivers: tuple[str, ...] = ()
     binds: BindPolicy = field(default_factory=BindPolicy)
 
 
@@ -125,6 +129,7 @@ def _of_the_machine(spec: ServiceSpec, policy: ContainerPolicy) -> _Found:
     for name in given.get("sysctls") or ():
         if not policy.sysctls and str(name).startswith("kernel."):
             yield f"container.sysctls.{name}", "a setting of the kernel", "sysctls"
+    yield from option_policy.of_logging(given.get("logging") or {}, policy.log_drivers)
     if given.get("cgroup_parent") and not policy.cgroup_parent:
         yield "container.cgroup_parent", "its limits would be another's", "cgroup_parent"
     if given.get("runtime") not in (None, "runc", *policy.runtimes):
@@ -156,19 +161,23 @@ def _is_harmless(option: str) -> bool:
 
 
 def _of_networks(spec: ServiceSpec, policy: ContainerPolicy) -> _Found:
-    if policy.host_network:
-        return
-    if spec.network_mode == "host":
-        yield "network_mode", "the host's network: all that listens on 127.0.0.1", "host_network"
     defined = spec.definitions.get("networks") or {}
-    named = {name: str((defined.get(name) or {}).get("name") or name) for name in (*spec.networks, *_attached(spec))}
-    for name, engine_name in (named | {"network_name": spec.network_name}).items():
-        if engine_name == "host":
-            yield f"networks.{name}", "the host's network: all that listens on 127.0.0.1", "host_network"
+    if not policy.host_network:
+        yield from _of_the_hosts_network(spec, defined)
     for name, definition in defined.items():
         driver = definition.get("driver") or "bridge"
         if driver not in ("bridge", "overlay", *policy.network_drivers):
             yield f"networks.{name}.driver", f"the driver {driver} reaches the host's own network", "network_drivers"
+        yield from option_policy.of_network(name, definition, policy.network_options)
+
+
+def _of_the_hosts_network(spec: ServiceSpec, defined: Mapping[str, Any]) -> _Found:
+    if spec.network_mode == "host":
+        yield "network_mode", "the host's network: all that listens on 127.0.0.1", "host_network"
+    named = {name: str((defined.get(name) or {}).get("name") or name) for name in (*spec.networks, *_attached(spec))}
+    for name, engine_name in (named | {"network_name": spec.network_name}).items():
+        if engine_name == "host":
+            yield f"networks.{name}", "the host's network: all that listens on 127.0.0.1", "host_network"
 
 
 def _of_builds(spec: ServiceSpec, policy: ContainerPolicy) -> _Found:
@@ -188,6 +197,7 @@ def _of_volumes(spec: ServiceSpec, policy: ContainerPolicy) -> _Found:
         driver = definition.get("driver") or "local"
         if driver not in ("local", *policy.volume_drivers):
             yield f"volumes.{name}.driver", f"the driver {driver} is a program that runs as root", "volume_drivers"
+        yield from option_policy.of_volume(name, definition, policy.volume_types)
 
 
 def sources(spec: ServiceSpec) -> Iterator[tuple[str, str, bool, bool]]:

@@ -32,6 +32,9 @@ class Security:
     containers_runtimes: tuple[str, ...] = key((), TEXTS, "containers.runtimes")
     containers_volume_drivers: tuple[str, ...] = key((), TEXTS, "containers.volume_drivers")
     containers_network_drivers: tuple[str, ...] = key((), TEXTS, "containers.network_drivers")
+    containers_network_options: tuple[str, ...] = key((), TEXTS, "containers.network_options")
+    containers_volume_types: tuple[str, ...] = key((), TEXTS, "containers.volume_types")
+    containers_log_drivers: tuple[str, ...] = key((), TEXTS, "containers.log_drivers")
     containers_bind_roots: tuple[str, ...] = key((), TEXTS, "containers.bind_roots")
 
     def container_policy(self, clos_home: str, user_home: str, engine: str) -> ContainerPolicy:
@@ -53,6 +56,9 @@ class Security:
             runtimes=self.containers_runtimes,
             volume_drivers=self.containers_volume_drivers,
             network_drivers=self.containers_network_drivers,
+            network_options=self.containers_network_options,
+            volume_types=self.containers_volume_types,
+            log_drivers=self.containers_log_drivers,
             binds=BindPolicy(
                 roots=tuple(roots),
                 home=user_home,

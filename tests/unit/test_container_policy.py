@@ -54,6 +54,22 @@ def denied(made: ServiceSpec, policy: ContainerPolicy = STRICT) -> dict[str, str
         (spec({"runtime": "sysbox"}), "container.runtime", "runtimes"),
         (spec(definitions={"volumes": {"v": {"driver": "sshfs"}}}), "volumes.v.driver", "volume_drivers"),
         (spec(definitions={"networks": {"n": {"driver": "macvlan"}}}), "networks.n.driver", "network_drivers"),
+        (spec(definitions={"networks": {"n": {"driver_opts": {"com.docker.network.bridge.name": "docker0"}}}}),
+         "networks.n.driver_opts.com.docker.network.bridge.name", "network_options"),
+        (spec(definitions={"networks": {"n": {"driver_opts": {"com.docker.network.bridge.default_bridge": "true"}}}}),
+         "networks.n.driver_opts.com.docker.network.bridge.default_bridge", "network_options"),
+        (spec(definitions={"volumes": {"v": {"driver_opts": {
+            "type": "overlay", "device": "overlay", "o": "lowerdir=/root,upperdir=/tmp/u,workdir=/tmp/w"}}}}),
+         "volumes.v.driver_opts.type", "volume_types"),
+        (spec(definitions={"volumes": {"v": {"driver_opts": {"type": "sysfs", "device": "sysfs"}}}}),
+         "volumes.v.driver_opts.type", "volume_types"),
+        (spec(definitions={"volumes": {"v": {"driver_opts": {"device": "sda1"}}}}),
+         "volumes.v.driver_opts.o", "volume_types"),
+        (spec(definitions={"volumes": {"v": {"driver_opts": {
+            "type": "tmpfs", "device": "tmpfs", "o": "size=1m,context=x"}}}}),
+         "volumes.v.driver_opts.o", "volume_types"),
+        (spec({"logging": {"driver": "syslog", "options": {"syslog-address": "unixgram:///var/run/docker.sock"}}}),
+         "container.logging.driver", "log_drivers"),
     ],
 )  # fmt: skip
 def test_what_comes_near_to_root_is_refused_with_the_key_that_allows_it(made: ServiceSpec, path: str, key: str) -> None:
@@ -118,17 +134,24 @@ def test_an_administrator_allows_each_by_its_key() -> None:
         containers_docker_socket=True, containers_devices=True, containers_capabilities=("SYS_ADMIN",),
         containers_security_opt=True, containers_sysctls=True, containers_cgroup_parent=True,
         containers_runtimes=("sysbox",), containers_volume_drivers=("sshfs",), containers_network_drivers=("macvlan",),
+        containers_network_options=("com.docker.network.bridge.name",), containers_volume_types=("nfs",),
+        containers_log_drivers=("syslog",),
         containers_bind_roots=("/opt", "/etc/ssl", "~/.ssh/known"),
     ).container_policy(f"{HOME}/.clos", HOME, "unix:///srv/engine.sock")  # fmt: skip
     wanted = spec(
         {
             "privileged": True, "pid": "host", "devices": [{"source": "/dev/x"}], "cap_add": ["SYS_ADMIN"],
             "security_opt": ["seccomp=unconfined"], "sysctls": {"kernel.x": "1"}, "cgroup_parent": "/x",
-            "runtime": "sysbox",
+            "runtime": "sysbox", "logging": {"driver": "syslog"},
         },
         network_mode="host",
         volumes=("/opt/x:/x", "/etc/ssl:/y", f"{HOME}/.ssh/known:/z", "/var/run/docker.sock:/s", "/srv/engine.sock:/t"),
-        definitions={"volumes": {"v": {"driver": "sshfs"}}, "networks": {"n": {"driver": "macvlan"}}},
+        definitions={
+            "volumes": {
+                "v": {"driver": "sshfs"}, "w": {"driver_opts": {"type": "nfs", "o": "addr=1", "device": ":/x"}},
+            },
+            "networks": {"n": {"driver": "macvlan", "driver_opts": {"com.docker.network.bridge.name": "br7"}}},
+        },
     )  # fmt: skip
     assert denied(wanted, everything) == {}
     assert list(denied(spec(volumes=("/run:/x",)), everything)) == ["volumes[0]"]
@@ -167,3 +190,20 @@ def test_a_refusal_says_what_and_how_to_allow_it() -> None:
         "allow": "security.containers.privileged",
     }
     assert "security.containers.host_network" in str(refused.value.hint)
+
+
+def test_what_an_ordinary_file_says_of_networks_volumes_and_logs_is_allowed() -> None:
+    assert denied(
+        spec(
+            {"logging": {"driver": "json-file", "options": {"max-size": "1m"}}},
+            directory=f"{HOME}/src",
+            definitions={
+                "networks": {"n": {"driver_opts": {
+                    "com.docker.network.driver.mtu": "1400", "com.docker.network.bridge.enable_icc": "false"}}},
+                "volumes": {
+                    "t": {"driver_opts": {"type": "tmpfs", "device": "tmpfs", "o": "size=64m,uid=1000"}},
+                    "b": {"driver_opts": {"type": "none", "o": "bind,ro", "device": f"{HOME}/src/data"}},
+                },
+            },
+        )
+    ) == {}  # fmt: skip
