@@ -165,7 +165,7 @@ def _wanted_port(text: str) -> dict[str, int]:
 @click.option("-f", "--file", metavar="FILE", help="The changes, as YAML or JSON; - is stdin.")
 @pass_invocation
 def edit(invocation: Invocation, service: str, file: str | None) -> int:
-    """Change what is wanted of a service, in $EDITOR or from FILE. What runs stays as it is until it is restarted."""
+    """Change what is wanted of a service, in $EDITOR or from FILE. What runs stays as it is until it is updated."""
     client, printer = invocation.client, invocation.printer
     one = targets.service(client, service)
     path = f"/services/{segment(one['id'])}"
@@ -181,7 +181,7 @@ def edit(invocation: Invocation, service: str, file: str | None) -> int:
     else:
         printer.data(f"Service {inert(one['id'])} is changed: {inert(', '.join(changes))}.")
     if changed.get("drift"):
-        printer.say(f"What runs is still the old one: clos restart {inert(one['id'])}")
+        printer.say(f"What runs is still the old one: clos update {inert(one['id'])}")
     return DONE
 
 
