@@ -16,6 +16,7 @@ from domain.events import EventType, Severity
 from domain.observation import Instance, ObservedState, Phase, status_of
 from domain.planning import Action, Plan, Step
 from domain.progress import percent, weight_s
+from domain.specs import Condition
 from domain.states import STEP_FINAL, Desired, HealthStatus, OperationStatus, ServiceStatus, StepStatus
 from models import events, operations, questions, step_timings
 from models.base import now, written
@@ -171,6 +172,8 @@ class Journal:
         alive = instance is not None and instance.alive
         if step.action is Action.STOP:
             status = ServiceStatus.RUNNING if alive else ServiceStatus.UNKNOWN
+        elif step.condition is Condition.COMPLETED and alive:
+            status = ServiceStatus.RUNNING  # it was to end; nothing says that it is ill
         else:
             status = ServiceStatus.UNHEALTHY if alive else ServiceStatus.FAILED
         waiting: list[dict[str, Any]] = []

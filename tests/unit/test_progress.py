@@ -129,6 +129,7 @@ def test_a_completed_dependency_that_never_ends_is_told_as_that(kit):
     assert "shop-job still runs" in ended.error["message"]
     assert "waits until it has completed" in ended.error["message"]
     assert status(ended)["start:shop-web"] == "skipped"
+    assert kit.service("job").status == "running"  # and not unhealthy: it has no check
 
 
 def test_the_operations_own_time_comes_first_where_it_is_shorter(kit):
