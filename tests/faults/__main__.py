@@ -78,7 +78,7 @@ def _port_races(rounds: int, seed: int, docker: bool) -> tuple[bool, dict[str, o
 
 
 def _killed_steps(rounds: int, verb: str, docker: bool) -> tuple[bool, dict[str, object]]:
-    return _kills(killed_steps.campaign(verb, docker, 1 if rounds >= 50 else 11))
+    return _kills(killed_steps.campaign(verb, docker, 1 if rounds >= 50 else 17))
 
 
 def _kills(done: list[killed_steps.Round]) -> tuple[bool, dict[str, object]]:
@@ -92,11 +92,11 @@ def _kills(done: list[killed_steps.Round]) -> tuple[bool, dict[str, object]]:
 
 
 def _killed_updates(rounds: int, back: bool, docker: bool) -> tuple[bool, dict[str, object]]:
-    return _kills(killed_updates.campaign(back, docker, 1 if rounds >= 50 else 9))
+    return _kills(killed_updates.campaign(back, docker, 1 if rounds >= 50 else 13))
 
 
 def _cancelled(rounds: int, verb: str, docker: bool) -> tuple[bool, dict[str, object]]:
-    every = 1 if rounds >= 50 else 6
+    every = 1 if rounds >= 50 else 8
     done = cancelled_steps.update(docker, every) if verb == "update" else cancelled_steps.simple(verb, docker, every)
     wrong = [f"{each.step}: {each.wrong}" for each in done if each.wrong]
     return not wrong, {
