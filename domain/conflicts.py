@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from domain import ports
+from domain import port_runs, ports
 from domain.errors import describe_holder
 from domain.observation import Binding, Listener, PortFacts
 
@@ -100,8 +100,9 @@ def detect(world: World) -> list[Found]:
         found += duplicates
         both = {service_id for each in duplicates for service_id in each.claimants}
         for claim in ordered:
-            found += _of_claim(claim, both, world)
-    return _merged(found)
+            found += _held(claim, both, world) + _latent(claim, both, world)
+    merged = _merged([*found, *_warnings(world)])
+    return sorted(merged, key=lambda each: (each.port, each.protocol))
 
 
 def before_start(world: World, starting: Collection[str]) -> list[Found]:
@@ -170,19 +171,34 @@ def service_holder(service_id: str, names: Mapping[str, str], running: bool) -> 
     }
 
 
-def _of_claim(claim: Claim, duplicates: Collection[str], world: World) -> list[Found]:
-    found = _held(claim, duplicates, world) + _latent(claim, duplicates, world)
-    ranges = world.ranges.get(claim.project)
-    where = f"port {claim.port}/{claim.protocol} of {claim.service_id}"
-    if claim.port in world.own_ports and claim.protocol == "tcp":
-        found.append(_warning(ConflictKind.RESERVED, claim, f"{where} is CLOS's own"))
-    elif because := _reserved(claim.port, world.facts):
-        found.append(_warning(ConflictKind.RESERVED, claim, f"{where} {because}"))
-    elif ranges and not any(low <= claim.port <= high for low, high in ranges):
-        spans = ", ".join(f"{low}-{high}" for low, high in ranges)
-        detail = f"{where} lies outside of the ranges of project {claim.project} ({spans})"
-        found.append(_warning(ConflictKind.OUT_OF_RANGE, claim, detail))
+def _warnings(world: World) -> list[Found]:
+    """What only warns: one for each run of consecutive ports of a service that are warned of for the same cause.
+
+    A service may publish a thousand ports, and each conflict costs a row, an event and options, all in one transaction.
+    """
+    by_cause: dict[tuple[ConflictKind, str, str, str, str], set[int]] = {}
+    for claim in world.claims:
+        if (cause := _cause(claim, world)) is not None:
+            by_cause.setdefault((*cause, claim.service_id, claim.host_ip, claim.protocol), set()).add(claim.port)
+    found = []
+    for (kind, because, service_id, host_ip, protocol), numbers in sorted(by_cause.items()):
+        for spans in port_runs.told_together(port_runs.runs(numbers)):
+            detail = f"{port_runs.called(spans, protocol)} of {service_id} {because}"
+            found.append(Found(kind, spans[0][0], host_ip, protocol, (service_id,), None, detail))
     return found
+
+
+def _cause(claim: Claim, world: World) -> tuple[ConflictKind, str] | None:
+    """What is to be warned of about one claim, and why."""
+    if claim.port in world.own_ports and claim.protocol == "tcp":
+        return ConflictKind.RESERVED, "is CLOS's own"
+    if because := _reserved(claim.port, world.facts):
+        return ConflictKind.RESERVED, because
+    ranges = world.ranges.get(claim.project)
+    if not ranges or any(low <= claim.port <= high for low, high in ranges):
+        return None
+    spans = ", ".join(f"{low}-{high}" for low, high in ranges)
+    return ConflictKind.OUT_OF_RANGE, f"lies outside of the ranges of project {claim.project} ({spans})"
 
 
 def _reserved(port: int, facts: PortFacts | None) -> str | None:
@@ -194,10 +210,6 @@ def _reserved(port: int, facts: PortFacts | None) -> str | None:
     if low <= port <= high:
         return f"lies in {low}-{high}, from which the system gives ports to outgoing connections at any moment"
     return None
-
-
-def _warning(kind: ConflictKind, claim: Claim, detail: str) -> Found:
-    return Found(kind, claim.port, claim.host_ip, claim.protocol, (claim.service_id,), None, detail)
 
 
 def _held(claim: Claim, duplicates: Collection[str], world: World) -> list[Found]:

@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+# What a service may publish: each port is a claim and a lease, written in one transaction.
+MOST_PORTS = 1000
+
 
 class RuntimeKind(StrEnum):
     """What runs a service."""

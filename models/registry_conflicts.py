@@ -23,7 +23,6 @@ from models.ports import PortClaim, PortConflict, PortLease, PortRange
 from models.services import Service
 
 _ACTOR = "system:conflicts"
-_MAY_MOVE = 3
 _UP = frozenset(status.value for status in UP)
 
 
@@ -115,7 +114,9 @@ def is_current(
     seen = {each.key for each in found}
     rows = [row for row in open_ones(session) if key_of(row) in seen or key_of(row) not in hidden]
     kept = {key_of(row): _shown_facts(row) for row in rows}
-    return kept == {each.key: (list(each.claimants), _plain(session, each.holder), each.detail) for each in found}
+    return kept == {
+        each.key: (list(each.claimants), holder, each.detail) for each, holder in _with_holders(session, found)
+    }
 
 
 def keep(
@@ -126,21 +127,25 @@ def keep(
     kept = {key_of(row): row for row in open_ones(session)}
     seen: set[Key] = set()
     opened = []
-    for each in found:
+    for each, holder in _with_holders(session, found):
         seen.add(each.key)
         row = kept.get(each.key)
         if row is None:
-            opened.append(_begin(session, each, at))
+            opened.append(_new(each, holder, at))
         else:
-            row.claimants, row.holder, row.detail = list(each.claimants), _plain(session, each.holder), each.detail
+            row.claimants, row.holder, row.detail = list(each.claimants), holder, each.detail
+    session.add_all(opened)
     session.flush()
-    for row in [*opened, *(row for key, row in kept.items() if key in seen)]:
-        row.options = strategies.options(conflict_situations.situation(session, row, own_ports))
-    for row in opened:
-        _tell(session, row, EventType.PORT_CONFLICT_DETECTED)
+    lasting = [*opened, *(row for key, row in kept.items() if key in seen)]
+    judged = conflict_situations.situations(session, lasting, own_ports)
+    for row, situation in zip(lasting, judged, strict=True):
+        row.options = strategies.options(situation)
     closed = [row for key, row in kept.items() if key not in seen and key not in hidden]
+    groups = _groups(session, [*opened, *closed])
+    for row in opened:
+        _tell(session, row, EventType.PORT_CONFLICT_DETECTED, groups)
     for row in closed:
-        close(session, row, at)
+        close(session, row, at, groups=groups)
     return Changes(tuple(row.id for row in opened), tuple(row.id for row in closed))
 
 
@@ -172,45 +177,53 @@ def add(session: Session, found: Found, own_ports: Collection[int] = ()) -> Port
     if row is not None:
         row.claimants = sorted({*(row.claimants or ()), *found.claimants})
         return row
-    row = _begin(session, found, now())
+    ((_, holder),) = _with_holders(session, [found])
+    row = _new(found, holder, now())
+    session.add(row)
+    session.flush()
     row.options = strategies.options(conflict_situations.situation(session, row, own_ports))
     _tell(session, row, EventType.PORT_CONFLICT_DETECTED)
     return row
 
 
-def _plain(session: Session, holder: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A holder as it is kept: with the time at which its process began."""
-    return None if holder is None else registry_verdicts.dated(session, [dict(holder)])[0]
+def _with_holders(session: Session, found: Iterable[Found]) -> list[tuple[Found, dict[str, Any] | None]]:
+    """Conflicts with their holders as these are kept: with the time at which their processes began."""
+    every = list(found)
+    held = iter(registry_verdicts.dated(session, [dict(each.holder) for each in every if each.holder is not None]))
+    return [(each, None if each.holder is None else next(held)) for each in every]
 
 
 def _shown_facts(row: PortConflict) -> tuple[list[str], dict[str, Any] | None, str | None]:
     return (list(row.claimants or ()), row.holder, row.detail)
 
 
-def _begin(session: Session, each: Found, at: datetime) -> PortConflict:
-    row = PortConflict(
+def _new(each: Found, holder: dict[str, Any] | None, at: datetime) -> PortConflict:
+    return PortConflict(
         kind=each.kind.value,
         status=ConflictStatus.ACTIVE.value,
         port=each.port,
         host_ip=each.host_ip,
         protocol=each.protocol,
         claimants=list(each.claimants),
-        holder=_plain(session, each.holder),
+        holder=holder,
         detail=each.detail,
         detected_at=at,
     )
-    session.add(row)
-    session.flush()
-    return row
 
 
-def close(session: Session, row: PortConflict, at: datetime, resolution: Mapping[str, Any] | None = None) -> None:
-    """Its cause is gone, by itself or by `resolution`."""
+def close(
+    session: Session,
+    row: PortConflict,
+    at: datetime,
+    resolution: Mapping[str, Any] | None = None,
+    groups: Mapping[str, str | None] | None = None,
+) -> None:
+    """Its cause is gone, by itself or by `resolution`. `groups`: those of services, where they are known already."""
     if row.status == ConflictStatus.RESOLVED.value:
         return
     row.status, row.resolved_at = ConflictStatus.RESOLVED.value, at
     row.resolution = None if resolution is None else dict(resolution)
-    _tell(session, row, EventType.PORT_CONFLICT_RESOLVED)
+    _tell(session, row, EventType.PORT_CONFLICT_RESOLVED, groups)
 
 
 def ignore(session: Session, row: PortConflict, operation_id: str | None = None) -> None:
@@ -225,18 +238,28 @@ def ignore(session: Session, row: PortConflict, operation_id: str | None = None)
     session.flush()
 
 
-def _tell(session: Session, row: PortConflict, type_: EventType) -> None:
+def _groups(session: Session, rows: Iterable[PortConflict]) -> dict[str, str | None]:
+    """The groups of the services that these conflicts are about, for their events."""
+    ids = {each for row in rows for each in row.claimants or ()}
+    found = session.execute(select(Service.id, Service.group_name).where(Service.id.in_(ids))) if ids else ()
+    return {row.id: row.group_name for row in found}
+
+
+def _tell(
+    session: Session, row: PortConflict, type_: EventType, groups: Mapping[str, str | None] | None = None
+) -> None:
     began = type_ is EventType.PORT_CONFLICT_DETECTED
     claimants = row.claimants or []
-    service = session.get(Service, claimants[0]) if len(claimants) == 1 else None
+    service_id = claimants[0] if len(claimants) == 1 else None
+    known = _groups(session, [row]) if groups is None else groups
     events.append(
         session,
         type_,
         shown(row),
         severity=Severity.WARNING if began else Severity.INFO,
         actor=_ACTOR,
-        service_id=claimants[0] if len(claimants) == 1 else None,
-        group_name=service.group_name if service is not None else None,
+        service_id=service_id,
+        group_name=None if service_id is None else known.get(service_id),
         operation_id=(row.resolution or {}).get("operation_id"),
     )
 

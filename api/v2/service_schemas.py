@@ -30,7 +30,7 @@ from api.v2.definition_fields import (
 from domain.build import check as check_build
 from domain.configuration import CAUSES
 from domain.container import check as check_container
-from domain.specs import CheckType, Condition, RestartPolicy, RuntimeKind
+from domain.specs import MOST_PORTS, CheckType, Condition, RestartPolicy, RuntimeKind
 from domain.states import Desired, HealthStatus, ServiceStatus
 
 RUNTIMES = [kind.value for kind in RuntimeKind]
@@ -118,7 +118,7 @@ class ServiceChange(Definition):
     cpu_limit = Number(low=0.01, high=1024, allow_none=True)
     memory_limit = Whole(low=6, high=16_777_216, allow_none=True)
     stop_timeout = Number(low=0.1, high=3600)
-    ports = list_of(fields.Nested(PortBody), 100)
+    ports = list_of(fields.Nested(PortBody), MOST_PORTS)
     port = port_field(allow_none=True)
     depends_on = list_of(
         Short(DependencyBody, "service", Text(longest=151, smallest=1, pattern=rf"{NAME}(?:/{NAME})?")), 200

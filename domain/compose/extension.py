@@ -6,6 +6,7 @@ from typing import Any
 from domain.compose.problems import Problem
 from domain.shapes import Problem as Wrong
 from domain.shapes import Shape, either, flag, list_of, map_of, one_of, optional, record, text, whole
+from domain.specs import MOST_PORTS
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _NAME = text(NAME, "a name of letters, digits, _ . -", 100)
@@ -51,7 +52,7 @@ HEALTH_CHECK = record(
 SERVICE_FIELDS: dict[str, Shape] = {
     "runtime": one_of("docker", "process", "external"),
     "working_dir": text(r"[^\x00]+", "a path", 4096),
-    "ports": list_of(PORT, 100),
+    "ports": list_of(PORT, MOST_PORTS),
     "health_check": optional(HEALTH_CHECK),
     "restart_policy": _POLICIES,
     "restart_by": one_of("clos", "engine"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from domain.compose.problems import Problem
+from domain.specs import MOST_PORTS
 
 _LOOPBACK = "127.0.0.1"
 
@@ -17,6 +18,10 @@ class Ports:
         self.problems: list[Problem] = []
         self._names: set[str] = set()
         self._taken: set[tuple[str, int]] = set()
+        if len(ports) > MOST_PORTS:
+            said = f"{len(ports)} ports are published: a service has at most {MOST_PORTS}"
+            self.problems.append(Problem(self._path, said))
+            ports = []
         self.found = [self._one(place, port) for place, port in enumerate(ports)]
         self.found = [port for port in self.found if port]
 

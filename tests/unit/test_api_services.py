@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from domain.specs import MOST_PORTS
 from models.base import now
 from models.groups import Group
 from models.installation import ServiceMetric
@@ -68,6 +69,13 @@ def test_a_service_is_given_back_with_every_field_of_the_contract(api: Kit) -> N
     assert body["created_at"].endswith("Z")
     assert len(body["created_at"]) == 27
     assert "hidden value" not in answer.text
+
+
+def test_more_ports_than_a_service_may_have_are_refused(api: Kit) -> None:
+    many = [{"name": f"p{each}", "host_port": each, "protocol": "udp"} for each in range(20_000, 20_001 + MOST_PORTS)]
+    body = {"name": "media", "group": api.name(), "image": "x", "ports": many}
+    errors = api.refused("POST", "/services", body, 422, "validation_failed")["errors"]
+    assert errors == {"ports": ["Longer than maximum length 1000."]}
 
 
 def test_what_a_container_cannot_be_is_named_with_its_path(api: Kit) -> None:

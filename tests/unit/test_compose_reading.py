@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from domain.compose.reading import Imported, read_group
+from domain.specs import MOST_PORTS
 
 
 def project(services: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -67,6 +68,14 @@ def test_a_published_port_is_claimed_on_loopback_and_an_open_one_is_leased() -> 
         {"name": "admin", "host_ip": "0.0.0.0", "container_port": 91, "protocol": "tcp", "host_port": 9001},
     ]
     assert sum("127.0.0.1, not on every address" in warning for warning in found.warnings) == 1
+
+
+def test_a_service_with_more_ports_than_one_may_have_is_refused_and_one_with_as_many_is_not() -> None:
+    many = [{"target": each, "published": str(each), "protocol": "udp"} for each in range(20_000, 20_001 + MOST_PORTS)]
+    assert reasons(one(ports=many)) == {
+        "services.web.ports": "1001 ports are published: a service has at most 1000",
+    }
+    assert len(body(one(ports=many[:-1]))["ports"]) == MOST_PORTS
 
 
 def test_a_range_with_no_number_left_is_refused() -> None:

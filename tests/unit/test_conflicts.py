@@ -126,6 +126,16 @@ def test_a_port_outside_of_the_projects_ranges_only_warns():
     assert detect(world(Claim("lab-x", 7000, project="lab"))) == []  # a project without ranges has no outside
 
 
+def test_consecutive_ports_that_only_warn_are_one_conflict_and_others_are_not():
+    numbers = [7000, 7001, 7002, 7004]
+    found = detect(world(*(Claim("shop-api", each) for each in numbers), Claim("shop-api", 7000, protocol="udp")))
+    assert [(each.port, each.protocol) for each in found] == [(7000, "tcp"), (7000, "udp"), (7004, "tcp")]
+    assert found[0].detail.startswith("each of the ports 7000-7002 (tcp) of shop-api lies outside of the ranges")
+    assert found[2].detail.startswith("port 7004/tcp of shop-api lies outside of the ranges")
+    ephemeral = world(*(Claim("shop-api", each, project="lab") for each in range(40_000, 40_600)))
+    assert kinds(detect(ephemeral)) == [("reserved", ("shop-api",))]
+
+
 @pytest.mark.parametrize(("port", "more"), [
     (8081, {"own_ports": {8081}}),
     (9400, {"seen": facts(reserved=((9400, 9410),))}),
