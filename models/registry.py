@@ -106,6 +106,12 @@ def has_instance(service: Service) -> bool:
     return bool(service.container_id or service.pid) or ended or is_running(service)
 
 
+def may_have_left(service: Service) -> bool:
+    """Whether something of it may be on the machine: an instance, or the networks of a container that is gone."""
+    tried = service.started_at is not None or service.status == ServiceStatus.FAILED
+    return has_instance(service) or (service.runtime == RuntimeKind.DOCKER and tried)
+
+
 def is_running(service: Service) -> bool:
     """Whether it was last seen to run; what cannot be seen now may run if it is wanted to."""
     if service.runtime == RuntimeKind.EXTERNAL:

@@ -133,9 +133,19 @@ def carry(
     outcome = executor.run(deadline_of(context, operation))
     if outcome.cancelled:
         outcome.told = undoing.undo(plan, steps, journal, context.observer)
+    elif operation.type.endswith(".remove") and not outcome.failed:
+        _take_rest_away(plan, subject.specs, steps)
     elif not operation.type.endswith((".stop", ".remove")):
         executor.last_observation(outcome)
     return outcome
+
+
+def _take_rest_away(plan: Plan, specs: Sequence[ServiceSpec], steps: Steps) -> None:
+    """A container that somebody else removed has left its networks, and nothing knows of them once it is forgotten."""
+    removed = {step.target for step in plan.steps if step.action is Action.REMOVE}
+    for spec in specs:
+        if spec.runtime is RuntimeKind.DOCKER and spec.id not in removed:
+            steps.take_away(spec.id)
 
 
 def was_taken(outcome: Outcome) -> bool:

@@ -145,7 +145,7 @@ class OneGroup(MethodView):
                     services=running,
                 )
             # A clone goes with its volumes, which only a worker can take away.
-            if any(registry.has_instance(each) for each in members) or cloning.own_volumes(group):
+            if any(registry.may_have_left(each) for each in members) or cloning.own_volumes(group):
                 targets = registry_graph.targets_for(session, "remove", group=name)
                 return accepted(ask(session, "remove", args, targets, group=name))
             registry_groups.delete_group(session, name)

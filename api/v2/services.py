@@ -129,7 +129,7 @@ class OneService(MethodView):
                 raise ServiceRunning(
                     f"{service_id} runs", hint="stop it first, or delete it with ?force=true", service_id=service_id
                 )
-            if registry.has_instance(service):
+            if registry.may_have_left(service):
                 targets = registry_graph.targets_for(session, "remove", service=service_id)
                 return accepted(ask(session, "remove", args, targets, service=service_id))
             registry.delete_service(session, service_id)

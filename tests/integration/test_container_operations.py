@@ -11,6 +11,7 @@ import pytest
 from tests.images import client, docker_url, remove_all, test_image
 from tests.integration.api_fixture import Api
 from tests.integration.rig import Rig
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not Path(docker_url().removeprefix("unix://")).exists(), reason="needs Docker")
 
@@ -38,6 +39,12 @@ class World:
             listed = engine.api.containers(all=True, filters={"label": f"clos.instance={self.rig.instance_id}"})
             found = [engine.api.inspect_container(each["Id"]) for each in listed]
         return {each["Config"]["Labels"]["clos.service"].removeprefix(f"{self.group}-"): each for each in found}
+
+    def networks(self) -> list[str]:
+        """The names of its networks."""
+        with contextlib.closing(client()) as engine:
+            found = engine.api.networks(filters={"label": f"clos.instance={self.rig.instance_id}"})
+        return [each["Name"] for each in found]
 
     def inside(self, name: str, path: str) -> str:
         ref = self.inspected()[name]["Id"]
@@ -98,3 +105,24 @@ def test_a_group_of_containers_is_defined_started_and_refused_where_it_reaches_t
     assert (ended["status"], ended["error"]["code"]) == ("failed", "policy_denied")
     assert ended["error"]["violations"][0]["path"] == "volumes[0]"
     assert not world.inspected()["main"]["State"]["Running"]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_group_whose_container_was_removed_by_hand_leaves_no_network(world: World, known: bool) -> None:
+    body = {"name": world.group, "services": [{"name": "a", "image": test_image(), "command": ["idle"]}]}
+    assert world.api.call("POST", "/groups", json=body).status_code == 201
+    assert world.does(f"/groups/{world.group}/start")["status"] == "completed"
+    assert world.networks() == [f"clos-{world.group}"]
+    assert world.does(f"/groups/{world.group}/stop")["status"] == "completed"
+    with contextlib.closing(client()) as engine:
+        engine.api.remove_container(world.inspected()["a"]["Id"], force=True)
+    if known:  # then the record has no container any more
+        wait_until(lambda: not world.rig.service(f"{world.group}-a").container_id, 30, "the look at what is there")
+
+    asked = world.api.call("DELETE", f"/groups/{world.group}?force=true")
+
+    assert asked.status_code == 202, asked.text
+    ended = world.api.call("GET", f"/operations/{asked.json()['id']}?wait=60").json()
+    assert (ended["status"], ended["error"]) == ("completed", None)
+    assert world.networks() == []
+    assert world.api.call("GET", f"/groups/{world.group}").status_code == 404

@@ -10,6 +10,7 @@ import pytest
 
 from domain.bind_policy import BindPolicy
 from domain.container_policy import ContainerPolicy, PolicyDenied
+from domain.errors import StartFailed
 from domain.specs import ServiceSpec
 from tests.images import client, docker_url, make_docker_runtime, remove_all, test_image
 from workers.runtimes import fence
@@ -180,3 +181,29 @@ def test_a_bind_root_of_the_administrator_is_mounted(bench: Bench, tmp_path_fact
     engine = DockerEngine(docker_url(), bench.instance_id, policy=allowing)
     assert engine.start(made).alive
     engine.close()
+
+
+@pytest.mark.parametrize("effect", ["create", "start", "replace"])
+def test_what_is_refused_leaves_the_stopped_container_that_is_there(bench: Bench, effect: str) -> None:
+    before = bench.spec(command=("idle",))
+    bench.engine.start(before)
+    bench.engine.stop(before, 1)
+    (old,) = bench.containers()
+    external = {"external": True, "name": f"none-{bench.instance_id[:8]}"}
+    for refused, fields in (
+        (PolicyDenied, {"container": {"privileged": True}}),
+        (StartFailed, {"volumes": ("v:/v",), "definitions": {"volumes": {"v": external}}}),
+        (StartFailed, {"container": {"networks": {"n": None}}, "definitions": {"networks": {"n": external}}}),
+    ):
+        with pytest.raises(refused):
+            getattr(bench.engine, effect)(bench.spec(**fields))
+        assert [each["Id"] for each in bench.containers()] == [old["Id"]]
+
+
+def test_a_refused_start_leaves_no_network(bench: Bench) -> None:
+    external = {"external": True, "name": f"none-{bench.instance_id[:8]}"}
+    networks = {"container": {"networks": {"default": None, "n": None}}, "definitions": {"networks": {"n": external}}}
+    with pytest.raises(StartFailed, match="external"):
+        bench.engine.start(bench.spec(**networks))
+    with contextlib.closing(client()) as engine:
+        assert engine.api.networks(filters={"label": f"clos.instance={bench.instance_id}"}) == []

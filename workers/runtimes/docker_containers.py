@@ -83,6 +83,7 @@ class Containers:
 
         Raises:
             NotOurs: its name belongs to somebody else's container.
+            PolicyDenied, StartFailed: a new one may not or cannot be made; what is there stays.
         """
         deadline = time.monotonic() + self._client.timeout_s
         while time.monotonic() < deadline:
@@ -91,8 +92,7 @@ class Containers:
             if instance and _fits(instance, spec) and self._attachments.stand(instance, spec):
                 return instance
             if instance and instance.ref:
-                with suppress(ServiceRunning):  # started meanwhile: then it is adopted
-                    self.discard(instance.ref)
+                self._give_way(instance.ref, spec)
         raise StartFailed(f"{spec.id}: its container keeps being changed by others", hint="try again")
 
     def replaced(self, spec: ServiceSpec) -> Instance:
@@ -101,6 +101,7 @@ class Containers:
 
         Raises:
             NotOurs: its name belongs to somebody else's container.
+            PolicyDenied, StartFailed: a new one may not or cannot be made; what is there stays.
         """
         deadline = time.monotonic() + self._client.timeout_s
         while time.monotonic() < deadline:
@@ -111,23 +112,33 @@ class Containers:
             if instance and _fits(instance, spec):
                 return instance
             if instance and instance.ref:
-                with suppress(ServiceRunning):
-                    self.discard(instance.ref)
+                self._give_way(instance.ref, spec)
         raise StartFailed(f"{spec.id}: its container keeps being changed by others", hint="try again")
+
+    def _give_way(self, ref: str, spec: ServiceSpec) -> None:
+        """Take away what does not fit. What must be refused is refused while there still is something."""
+        self._refuse(spec)
+        self._volumes.refuse_missing(spec)
+        self._networks.refuse_missing(spec)
+        with suppress(ServiceRunning):  # started meanwhile: then it is adopted
+            self.discard(ref)
+
+    def _refuse(self, spec: ServiceSpec) -> None:
+        self._admission.refuse(spec)
+        refuse_unknown(spec, self._api.api_version)
 
     def _make(self, spec: ServiceSpec, name: str | None = None, instead_of: Sequence[Summary] = ()) -> Instance | None:
         """Make the container; None if another one of that name was there first, and has to be looked at."""
         name = name or self._marks.container_name(spec.id)
-        self._admission.refuse(spec)
-        refuse_unknown(spec, self._api.api_version)
+        self._refuse(spec)
         self._volumes.have(spec, self._admission.real(spec))
         before = self.inspect(str(instead_of[-1]["Id"])) if instead_of else None
         try:
             with self._networks.held(spec) as networks:
                 ref = self._make_in(networks, name, spec, before or {})
-        except APIError as error:
+        except (APIError, StartFailed) as error:
             self._networks.release(names_of(spec))
-            if status(error) != 409:
+            if not isinstance(error, APIError) or status(error) != 409:
                 raise
             self._see_who_has(name, spec)
             return None

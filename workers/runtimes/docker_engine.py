@@ -10,7 +10,6 @@ from typing import Any
 from docker.errors import APIError
 
 from domain.container_policy import ContainerPolicy
-from domain.errors import ServiceRunning
 from domain.observation import Instance
 from domain.specs import ServiceSpec
 from workers.runtimes import docker_marked_volumes
@@ -31,7 +30,6 @@ from workers.runtimes.docker_keeping import Keeping
 from workers.runtimes.docker_marked import Marked
 from workers.runtimes.docker_names import Marks
 from workers.runtimes.docker_networks import Networks
-from workers.runtimes.docker_observation import rank
 from workers.runtimes.docker_reading import Reading
 from workers.runtimes.docker_replacing import Replacing
 from workers.runtimes.docker_sighting import EngineSighting
@@ -184,20 +182,14 @@ class DockerEngine(Marked):
             return self._containers.look(found["Id"]) or Instance(spec.id)
 
     def remove(self, spec: ServiceSpec, volumes: bool = False) -> None:
-        """Take away the stopped container, and its networks with their last one. Volumes with a name stay.
+        """Take away the stopped container, if there is one, and its networks with their last one. Volumes with a name
+        stay.
 
         Raises:
             ServiceRunning: it runs.
         """
         with self._doing("remove", spec):
-            listed = self._containers.of(spec.id)
-            if any(rank(each)[0] for each in listed):
-                raise ServiceRunning(f"{spec.id} runs", hint="stop it first")
-            for each in listed:
-                self._containers.discard(each["Id"], volumes)
-            label = self._marks.label("networks")
-            named = {name for each in listed for name in ((each.get("Labels") or {}).get(label) or "").split(",")}
-            self._networks.release(named)
+            self._replacing.remove(spec, volumes)
 
     def remove_volume(self, name: str, mark: str) -> None:
         """Take away a clone's own volume."""

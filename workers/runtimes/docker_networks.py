@@ -75,6 +75,12 @@ class Networks:
             with self._lock:
                 self._awaited.subtract(networks.keys())
 
+    def refuse_missing(self, spec: ServiceSpec) -> None:
+        """Raises: StartFailed: a network that others make is not there. Nothing is made."""
+        for name, network in wanted(spec).items():
+            if network.external and not self._named(name) and not self._ours(name):
+                raise _missing(name, network)
+
     def release(self, names: Iterable[str]) -> None:
         """Remove those of ours among `names` that no container of ours refers to, running or not."""
         wanted = {name for name in names if name}
@@ -107,11 +113,7 @@ class Networks:
                     return str(foreign["Id"])
                 docker_name = f"{name}-{slug(self._marks.instance_id[:8])}"
             if network.external:
-                raise StartFailed(
-                    f"network {name} is external to group {network.group}, and there is none",
-                    hint=f"make it (`docker network create {name}`), or leave `external` out: then CLOS makes it",
-                    network=name,
-                )
+                raise _missing(name, network)
             for _ in range(_ROUNDS):
                 self._make(docker_name, name, network)
                 if (kept := self._keep_oldest(name)) is not None:
@@ -181,3 +183,11 @@ class Networks:
             if status(error) not in (403, 404, 409) and "active endpoints" not in reason(error):
                 raise
             log.info("network.kept", network=network_id, why=reason(error))
+
+
+def _missing(name: str, network: Wanted) -> StartFailed:
+    return StartFailed(
+        f"network {name} is external to group {network.group}, and there is none",
+        hint=f"make it (`docker network create {name}`), or leave `external` out: then CLOS makes it",
+        network=name,
+    )

@@ -6,21 +6,23 @@ so that going back is a start: same image, name, ports and networks.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import structlog
 from docker.errors import APIError
 
-from domain.errors import ClosError, StartFailed
+from domain.errors import ClosError, ServiceRunning, StartFailed
 from domain.observation import Instance
 from domain.specs import PortRequest, ServiceSpec
 from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_containers import Containers
 from workers.runtimes.docker_errors import reason, removal_in_progress, status
 from workers.runtimes.docker_names import Marks
+from workers.runtimes.docker_network_names import names_of
 from workers.runtimes.docker_networks import Networks
-from workers.runtimes.docker_observation import Summary
+from workers.runtimes.docker_observation import Summary, rank
 from workers.runtimes.fence import before_effect
 
 log = structlog.get_logger()
@@ -71,6 +73,22 @@ class Replacing:
             return old or Instance(spec.id)
         return self._start(str(ref), spec)
 
+    def remove(self, spec: ServiceSpec, volumes: bool) -> None:
+        """Take away all that is there of the service: also the networks of a container that is gone already.
+
+        Raises:
+            ServiceRunning: it runs.
+        """
+        listed = self._containers.of(spec.id)
+        if any(rank(each)[0] for each in listed):
+            raise ServiceRunning(f"{spec.id} runs", hint="stop it first")
+        for each in listed:
+            self._containers.discard(each["Id"], volumes)
+        own: list[str] = []
+        with suppress(StartFailed):  # of a spec that could never be started, nothing was made
+            own = names_of(spec)
+        self._release(listed, own)
+
     def _start(self, ref: str, spec: ServiceSpec) -> Instance:
         try:
             self._run(ref, spec)
@@ -113,11 +131,10 @@ class Replacing:
             # All of ours are found by their labels: a name that somebody else took in between fails no update.
             log.warning("container.not_renamed", service=spec.id, name=wanted, why=reason(str(error)))
 
-    def _release(self, removed: Iterable[Summary]) -> None:
+    def _release(self, removed: Iterable[Summary], further: Iterable[str] = ()) -> None:
         label = self._marks.label("networks")
-        self._networks.release(
-            {name for each in removed for name in ((each.get("Labels") or {}).get(label) or "").split(",")}
-        )
+        named = {name for each in removed for name in ((each.get("Labels") or {}).get(label) or "").split(",")}
+        self._networks.release({*named, *further})
 
     def as_made(self, spec: ServiceSpec) -> ServiceSpec:
         """The spec with the host ports that its container publishes."""

@@ -40,13 +40,16 @@ class Volumes:
             if there is not None:
                 self._see_that_it_fits(name, there, _really(definition, real))
             elif definition.get("external"):
-                raise StartFailed(
-                    f"volume {name} is external to group {spec.group}, and there is none",
-                    hint=f"make it (`docker volume create {name}`), or leave `external` out: then CLOS makes it",
-                    volume=name,
-                )
+                raise _missing(name, spec)
             else:
                 self._make(name, key, _really(definition, real), spec.group)
+
+    def refuse_missing(self, spec: ServiceSpec) -> None:
+        """Raises: StartFailed: a volume that others make is not there. Nothing is made."""
+        for key, definition in (spec.definitions.get("volumes") or {}).items():
+            name = engine_volume(spec, key)
+            if definition.get("external") and self._inspect(name) is None:
+                raise _missing(name, spec)
 
     def _inspect(self, name: str) -> Mapping[str, Any] | None:
         try:
@@ -89,6 +92,14 @@ class Volumes:
             name, driver=definition.get("driver"), driver_opts=_texts(definition.get("driver_opts")), labels=labels
         )
         log.info("volume.created", volume=name, group=group)
+
+
+def _missing(name: str, spec: ServiceSpec) -> StartFailed:
+    return StartFailed(
+        f"volume {name} is external to group {spec.group}, and there is none",
+        hint=f"make it (`docker volume create {name}`), or leave `external` out: then CLOS makes it",
+        volume=name,
+    )
 
 
 def _really(definition: Mapping[str, Any], real: Mapping[str, str]) -> Mapping[str, Any]:
