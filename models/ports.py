@@ -36,7 +36,8 @@ class PortRange(Base):
 class PortClaim(Base):
     """A port that a service's spec names, or that a container publishes. Claims are not unique: that is a conflict.
 
-    `port` None means any port of the project's range; the lease fills it in.
+    `port` None means any port of the project's range; the lease fills it in. `left_open` stays true then: what was
+    asked for is any port, and not the one that was leased.
     """
 
     __tablename__ = "port_claims"
@@ -53,6 +54,7 @@ class PortClaim(Base):
     container_ref: Mapped[str | None] = mapped_column(String(250))
     container_id: Mapped[str | None] = mapped_column(String(64))
     owner_id: Mapped[str | None] = mapped_column(String(160))
+    left_open: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
     latent: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
 
 

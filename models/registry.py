@@ -271,7 +271,7 @@ def _ports(service: Service, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "name": each.name,
             "host_ip": each.host_ip,
-            "host_port": each.port,
+            "host_port": None if each.left_open else each.port,
             "container_port": each.container_port,
             "protocol": each.protocol,
         }

@@ -16,6 +16,7 @@ from domain.errors import ClosError, GroupExists, OperationInProgress, Validatio
 from models import definitions, groups, registry, registry_graph, registry_groups, registry_references, resolved_specs
 from models.groups import Group
 from models.operations import OperationLock, group_target, service_target
+from models.ports import PortClaim
 from models.services import Service
 
 
@@ -145,6 +146,28 @@ def _fields(service: Service, wanted: Mapping[str, Any], changed: list[str]) -> 
     if found.get("health_check"):
         found["health_check"] = difference.canonical(wanted)["health_check"]
     return found
+
+
+def shared_ports(session: Session, body: Mapping[str, Any]) -> list[str]:
+    """A sentence for each port that a file fixes and a service of another group has or claims; at most 50."""
+    fixed: dict[tuple[str, int], str] = {}
+    for service in body["services"]:
+        for port in service.get("ports") or ():
+            if port.get("host_port"):
+                fixed.setdefault((port.get("protocol") or "tcp", port["host_port"]), service["name"])
+    rows = session.execute(
+        select(PortClaim.protocol, PortClaim.port, PortClaim.service_id)
+        .join(Service, Service.id == PortClaim.service_id)
+        .where(PortClaim.source == "spec", PortClaim.port.in_({port for _, port in fixed}))
+        .where(Service.group_name != body["name"])
+        .order_by(PortClaim.port, PortClaim.service_id)
+    )
+    shared = [(fixed[row.protocol, row.port], row) for row in rows if (row.protocol, row.port) in fixed]
+    return [
+        f"services.{name}.ports: {row.port}/{row.protocol} is a port of {row.service_id} as well: "
+        "only one of them can have it. Leave the host port out, and CLOS leases one"
+        for name, row in shared[:50]
+    ]
 
 
 def refuse_denied(session: Session, name: str, policy: ContainerPolicy) -> None:

@@ -37,6 +37,7 @@ def claim(service: Service, requests: Sequence[Request], reserved: frozenset[int
             name=(name := request.get("name") or ""),
             host_ip=request.get("host_ip") or "127.0.0.1",
             port=request.get("host_port") or before.get((name, request.get("protocol") or "tcp")),
+            left_open=request.get("host_port") is None,
             container_port=request.get("container_port"),
             protocol=request.get("protocol") or "tcp",
         )

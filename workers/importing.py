@@ -87,7 +87,8 @@ def _import(context: Context, operation: Operation, claim: Claim, journal: Journ
     found = _read(context, asked, content, variables)
     with context.record.read() as session:
         changed = registry_imports.compared(session, found.name, found.imported.body)
-    result = _result(found, changed)
+        shared = registry_imports.shared_ports(session, found.imported.body)
+    result = _result(found, changed, shared)
     foreign = adopting.find(context, found.project, must=bool(asked.get("adopt")))
     result["containers"] = [each.as_dict() for each in foreign]
     if asked.get("dry_run"):
@@ -122,7 +123,7 @@ def _wish(asked: Mapping[str, Any], content: str | None, variables: Mapping[str,
 def _read(context: Context, asked: Mapping[str, Any], content: str | None, variables: Mapping[str, str]) -> Read:
     keep = bool(asked.get("adopt")) or _was_adopted(context, asked.get("name"))
     wish = _wish(asked, content, variables, keep)
-    project = compose_project.read(wish, context.policy.binds)
+    project = compose_project.read(wish, context.policy)
     directory = str(project.directory) if wish.path is not None or wish.directory is not None else None
     name = str(asked.get("name") or extension.of(project.model).get("name") or project.name)
     keep = keep or _was_adopted(context, name)
@@ -142,12 +143,12 @@ def _was_adopted(context: Context, name: str | None) -> bool:
         return bool(group and (group.compose or {}).get("adopted"))
 
 
-def _result(found: Read, changed: Difference) -> dict[str, Any]:
+def _result(found: Read, changed: Difference, shared: list[str]) -> dict[str, Any]:
     return {
         "group": found.name,
         "services": [each["name"] for each in found.imported.body["services"]],
         "diff": changed.as_dict(),
-        "warnings": [*found.project.warnings, *found.imported.warnings],
+        "warnings": [*found.project.warnings, *found.imported.warnings, *shared],
         "left_out": {
             "profiles": list(found.project.left_out),
             "unsupported": [each.as_dict() for each in found.left_out],

@@ -132,10 +132,23 @@ _DEFINED = (
 
 
 def definition(view: ServiceView) -> dict[str, Any]:
-    """A service as a body of `POST /services`, without its group and its secrets."""
+    """A service as a body of `POST /services`, without its group and its secrets, as it was asked for."""
     body = shown(view)
     found = {name: body[name] for name in _DEFINED if body[name] not in (None, [], {})}
-    found["ports"] = [{k: v for k, v in each.items() if k != "url" and v is not None} for each in body["ports"]]
+    found["ports"] = [_asked_for(each, view) for each in body["ports"]]
     if "health_check" in found:
         found["health_check"] = {k: v for k, v in body["health_check"].items() if v is not None}
+    return found
+
+
+def _asked_for(port: Mapping[str, Any], view: ServiceView) -> dict[str, Any]:
+    """A port without the number that was only leased: whoever registers it again is given one of their own."""
+    chosen = view.row.runtime == "external"  # nobody else can choose its ports
+    leased = not chosen and any(each.left_open for each in view.claims if each.name == port["name"])
+    found = {key: value for key, value in port.items() if key != "url" and value is not None}
+    if leased:
+        number = found.pop("host_port", None)
+        # In the host's network there is but one number.
+        if view.row.network_mode == "host" and found.get("container_port") == number:
+            found.pop("container_port", None)
     return found

@@ -1,12 +1,16 @@
 """Ports of a Compose service as CLOS claims them."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from domain.compose.problems import Problem
 from domain.specs import MOST_PORTS
 
 _LOOPBACK = "127.0.0.1"
+MOST = 1000
+# The last part of the short form: what is published inside, which Compose writes out one by one.
+_RANGE = re.compile(r"(?:.*:)?(\d{1,9})-(\d{1,9})(?:/\w+)?")
 
 
 class Ports:
@@ -81,9 +85,14 @@ class Ports:
 
 
 def written(ports: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Claims as Compose's long form, as it prints them; a port that was left open is left open."""
+    """Claims as Compose's long form, as it prints them; a port that was left open is left open.
+
+    One that has no number at all is none of Compose's: a process is told its port when it has one.
+    """
     for port in ports:
         target = port.get("container_port") or port.get("host_port")
+        if not target:
+            continue
         found: dict[str, Any] = {"mode": "ingress", "target": target, "protocol": port.get("protocol") or "tcp"}
         if port.get("name"):
             found["name"] = port["name"]
@@ -91,3 +100,15 @@ def written(ports: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         if port.get("host_port"):
             found["published"] = str(port["host_port"])
         yield found
+
+
+def too_many(ports: Any) -> str | None:
+    """Why a service's ports are not taken, if they are more than 1000: Compose would write out every range in full."""
+    entries: Iterable[Any] = ports if isinstance(ports, list) else ()
+    number = sum(_number(each) for each in entries)
+    return f"{number} ports: at most {MOST} of a service" if number > MOST else None
+
+
+def _number(entry: Any) -> int:
+    found = _RANGE.fullmatch(entry.strip()) if isinstance(entry, str) else None
+    return max(int(found[2]) - int(found[1]) + 1, 1) if found else 1

@@ -80,6 +80,9 @@ def upgrade() -> None:
     with op.batch_alter_table('service_dependencies', schema=None) as batch_op:
         batch_op.add_column(sa.Column('restart', sa.Boolean(), server_default=sa.text("false"), nullable=False))
 
+    with op.batch_alter_table('port_claims', schema=None) as batch_op:
+        batch_op.add_column(sa.Column('left_open', sa.Boolean(), server_default=sa.text("false"), nullable=False))
+
     with op.batch_alter_table('services', schema=None) as batch_op:
         batch_op.add_column(sa.Column('container', sa.JSON(none_as_null=True), nullable=True))
         batch_op.add_column(sa.Column('down_cause', sa.String(length=20), nullable=True))
@@ -92,6 +95,9 @@ def downgrade() -> None:
         batch_op.drop_column('down_since')
         batch_op.drop_column('down_cause')
         batch_op.drop_column('container')
+
+    with op.batch_alter_table('port_claims', schema=None) as batch_op:
+        batch_op.drop_column('left_open')
 
     with op.batch_alter_table('service_dependencies', schema=None) as batch_op:
         batch_op.drop_column('restart')

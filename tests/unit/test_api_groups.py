@@ -353,6 +353,36 @@ def test_an_export_can_be_registered_again_and_holds_no_secret(api: Kit) -> None
     assert list(errors) == ["format"]
 
 
+def test_an_export_says_which_ports_were_asked_for_and_not_which_were_leased(api: Kit) -> None:
+    name, fixed = api.name("ten"), 27_811
+    ports = [{"container_port": 80}, {"name": "admin", "container_port": 81, "host_port": fixed}]
+    task = process("task", ports=[{"name": "http"}])
+    api.post("/groups", {"name": name, "services": [{"name": "s0", "image": "x", "ports": ports}, task]})
+    leased = api.get(f"/services/{name}-s0")["ports"][0]["host_port"]
+    assert leased is not None
+    # A change of something else, and of another port, leaves it open.
+    api.call("PATCH", f"/services/{name}-s0", {"description": "d"})
+    services = {each["name"]: each for each in api.get(f"/groups/{name}/export")["services"]}
+    assert [each.get("host_port") for each in services["s0"]["ports"]] == [None, fixed]
+    assert "host_port" not in services["task"]["ports"][0]
+    model = yaml.safe_load(api.get(f"/groups/{name}/export?format=compose")["compose"])["services"]
+    assert [each.get("published") for each in model["s0"]["ports"]] == [None, str(fixed)]
+    assert str(leased) not in str(model)
+    # Whoever fixes the number asks for it.
+    api.call("PATCH", f"/services/{name}-s0", {"ports": [ports[0] | {"host_port": leased}, ports[1]]})
+    services = {each["name"]: each for each in api.get(f"/groups/{name}/export")["services"]}
+    assert [each.get("host_port") for each in services["s0"]["ports"]] == [leased, fixed]
+
+
+def test_a_copy_of_an_export_has_leased_ports_of_its_own(api: Kit) -> None:
+    name = shop(api)
+    copy = api.name("copy")
+    api.post("/groups", api.get(f"/groups/{name}/export") | {"name": copy})
+    was, now = (api.get(f"/services/{each}-web")["ports"][0]["host_port"] for each in (name, copy))
+    assert None not in (was, now)
+    assert was != now
+
+
 def test_an_export_as_a_compose_file_names_its_secrets_and_holds_none(api: Kit) -> None:
     name = shop(api, description="d", start_order=2)
     api.call("PATCH", f"/services/{name}-db", {"secrets": {"TOKEN": "hidden"}, "environment": {"A": "$B"}})

@@ -228,6 +228,22 @@ def test_a_group_that_was_not_imported_is_not_written_over(demo: Importer) -> No
     assert demo.imports(name="other")["group"] == "other"
 
 
+def test_a_fixed_port_of_another_group_is_warned_of_by_name_and_a_leased_one_is_not_shared(demo: Importer) -> None:
+    demo.imports(TEXT)
+    result = demo.imports(name="beside", dry_run=True)
+    shared = [each for each in result["warnings"] if "as well" in each]
+    assert len(shared) == 1
+    assert "services.web.ports: 8080/tcp is a port of demo-web as well" in shared[0]
+    assert [each for each in demo.imports(name="beside")["warnings"] if "as well" in each] == shared
+    ports = [
+        {port.container_port: port.port for port in demo.service("web", each).claims} for each in ("demo", "beside")
+    ]
+    assert ports[0][80] == ports[1][80] == 8080
+    assert ports[0][90] != ports[1][90]
+    # It is not a neighbour of its own.
+    assert not [each for each in demo.imports(TEXT.replace("8080", "8081"))["warnings"] if "as well" in each]
+
+
 def test_another_name_has_volumes_of_its_own(demo: Importer) -> None:
     demo.imports(TEXT)
     demo.imports(TEXT.replace("8080:80", "8081:80"), name="second")

@@ -8,6 +8,7 @@ import pytest
 
 from domain.bind_policy import BindPolicy
 from domain.compose.problems import ComposeRefused
+from domain.container_policy import ContainerPolicy
 from domain.errors import TimedOut
 from workers.runtimes import compose, compose_project, compose_yaml
 from workers.runtimes.compose_project import Project, Wish
@@ -88,6 +89,12 @@ BAD = {
     "a cycle": (
         "services:\n  a: {image: x, depends_on: [b]}\n  b: {image: x, depends_on: [a]}\n", None, "cycle"
     ),
+    "a range of every port": ("services:\n  a:\n    image: x\n    ports:\n      - 1-65535\n", 4, "65535 ports"),
+    "ranges of two addresses": (
+        "services:\n  a:\n    image: x\n    ports: ['127.0.0.1:1-600:1-600', '[::1]:1-600:1-600/udp']\n", 4,
+        "1200 ports",
+    ),
+    "a range from a variable": ("services:\n  a:\n    image: x\n    ports: ['${LOW:-1}-2000']\n", 4, "2000 ports"),
     "a port that is none": ("services:\n  a:\n    image: x\n    ports: ['99999:80']\n", None, "99999"),
     "a variable that must be set": ("services:\n  a:\n    image: 'x:${TAG:?say which}'\n", 3, "say which"),
 }  # fmt: skip
@@ -106,6 +113,21 @@ def test_a_bad_file_is_refused_at_once_and_its_line_is_named(what: str, tmp_path
     assert problem.file == str(tmp_path / "project" / "compose.yaml")
     # Measured generously: other tests have the machine's two cores, too.
     assert took_s < _SOON_S * 3
+
+
+def test_all_that_the_policy_forbids_is_told_beside_a_mount(tmp_path: Path) -> None:
+    service = "privileged: true, network_mode: host, pid: host, volumes: ['/var/run/docker.sock:/s']"
+    refused = refusal(write(tmp_path, f"services:\n  a: {{image: x, {service}}}\n"))
+    told = {each.path: each.reason for each in refused.problems}
+    assert set(told) == {"services.a." + key for key in ("volumes[0]", "privileged", "network_mode", "pid")}
+    assert "security.containers.privileged" in told["services.a.privileged"]
+    assert {each.line for each in refused.problems} == {2}
+
+
+def test_a_thousand_ports_are_taken_and_any_port_of_a_range_is_one(tmp_path: Path) -> None:
+    text = "services:\n  a: {image: x, ports: ['1-1000']}\n  b: {image: x, ports: ['1-65535:80']}\n"
+    services = read(write(tmp_path, text)).model["services"]
+    assert [len(services[name]["ports"]) for name in ("a", "b")] == [1000, 1]
 
 
 def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path: Path) -> None:
@@ -135,7 +157,7 @@ def test_a_link_that_leads_outside_is_outside(tmp_path: Path) -> None:
 def test_a_further_root_may_be_read_from_where_it_is_configured(tmp_path: Path) -> None:
     write(tmp_path / "shared", "COLOUR=red\n", "colours.env")
     file = write(tmp_path / "project", "services:\n  a:\n    image: x\n    env_file: ../shared/colours.env\n")
-    found = compose_project.read(Wish(path=file), BindPolicy(roots=(str(tmp_path / "shared"),)))
+    found = compose_project.read(Wish(path=file), ContainerPolicy(binds=BindPolicy(roots=(str(tmp_path / "shared"),))))
     assert found.model["services"]["a"]["environment"] == {"COLOUR": "red"}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from domain.compose import keys
+from domain.compose.ports import too_many
 from domain.compose.problems import ComposeRefused, Problem
 from workers.runtimes import compose_yaml
 from workers.runtimes.compose_yaml import MAX_BYTES, Document, merged
@@ -123,6 +124,7 @@ def gather(files: Sequence[Path], directory: Path, roots: Roots) -> Files:
         digest.update(hashlib.sha256(data).digest())
         document = compose_yaml.read(data, str(file))
         _refuse_unknown(document)
+        _refuse_ranges(document)
         found.documents.append(document)
         waiting += _further(document, folder, roots)
     found.digest = digest.hexdigest()
@@ -133,6 +135,17 @@ def _refuse_unknown(document: Document) -> None:
     wrong = [document.problem(path, reason) for path, reason in keys.unknown(document.tree)]
     if wrong:
         raise ComposeRefused(wrong, hint="keys of your own begin with x-")
+
+
+def _refuse_ranges(document: Document) -> None:
+    services = document.tree.get("services")
+    wrong = []
+    for name, service in merged(services).items() if isinstance(services, dict) else ():
+        ports = merged(service).get("ports") if isinstance(service, dict) else None
+        if reason := too_many(ports):
+            wrong.append(document.problem(("services", name, "ports"), reason))
+    if wrong:
+        raise ComposeRefused(wrong)
 
 
 def _further(document: Document, folder: Path, roots: Roots) -> list[tuple[Path, Path]]:

@@ -8,16 +8,16 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from domain.bind_policy import BindPolicy
 from domain.compose import keys
 from domain.compose.problems import ComposeRefused, Problem
-from workers.runtimes import compose, compose_files
+from domain.container_policy import ContainerPolicy
+from workers.runtimes import compose, compose_admission, compose_files
 from workers.runtimes.compose_files import Files, Roots
 
 # Stands in the model where a process service has none; Compose's schema wants an image.
@@ -56,26 +56,27 @@ class Project:
     values: Mapping[str, str] = field(default_factory=dict)
 
 
-def read(wish: Wish, policy: BindPolicy | None = None) -> Project:
-    """Read a project. `policy` is the administrator's word on the folders of this machine.
+def read(wish: Wish, policy: ContainerPolicy | None = None) -> Project:
+    """Read a project. `policy` is the administrator's word on what containers may take of this machine.
 
     Raises:
         ComposeRefused: it is not well formed, or reaches outside of its folder and what the policy allows.
         ComposeMissing, TimedOut
     """
     with tempfile.TemporaryDirectory(prefix="clos-import-") as folder:
-        binds = policy or BindPolicy()
-        request, roots = _request(wish, Path(folder), tuple(Path(root) for root in binds.roots))
+        policy = policy or ContainerPolicy()
+        request, roots = _request(wish, Path(folder), tuple(Path(root) for root in policy.binds.roots))
         gathered = compose_files.gather(request.files, request.directory, roots)
         every = compose.Request(**{**vars(request), "profiles": ("*",)})
         with _located(gathered):
             first = compose.config(every, _UNRESOLVED, "--no-consistency")
             _refuse_unexpanded(first.warnings)
-            _refuse_outside(_read_by_compose(first.model), roots)
+            compose_admission.refuse_outside(compose_admission.read_by_compose(first.model), roots)
+            compose_admission.refuse_ports(first.model)
             overlay = _overlay(first.model, Path(folder))
             last = compose.config(compose.Request(**{**vars(request), "files": (*request.files, *overlay)}))
-            _refuse_outside(_given_to_containers(last.model), roots)
-            _refuse_mounts(last.model, binds, roots)
+            compose_admission.refuse_outside(compose_admission.given_to_containers(last.model), roots)
+            compose_admission.refuse_mounts(last.model, policy, roots)
         if compose_files.gather(request.files, request.directory, roots).digest != gathered.digest:
             raise ComposeRefused([Problem("", "it was changed while it was read: try again", str(request.files[0]))])
     model = unescaped(last.model)
@@ -158,64 +159,6 @@ def _overlay(model: Mapping[str, Any], folder: Path) -> list[Path]:
 def _is_no_container(service: Any) -> bool:
     own = service.get("x-clos") if isinstance(service, dict) else None
     return isinstance(own, dict) and own.get("runtime") in ("process", "external")
-
-
-def _refuse_outside(named: Iterable[tuple[keys.Path, str]], roots: Roots) -> None:
-    """Raises: ComposeRefused: something that Compose reads, or that a container would be given, lies outside."""
-    wrong = [
-        Problem(keys.written(path), compose_files.outside(Path(text), roots))
-        for path, text in named
-        if not compose_files.is_remote(text) and not roots.hold(Path(text))
-    ]
-    if wrong:
-        raise ComposeRefused(wrong)
-
-
-def _refuse_mounts(model: Mapping[str, Any], policy: BindPolicy, roots: Roots) -> None:
-    """Raises: ComposeRefused: a folder of the host that neither the project nor the policy lets a container have."""
-    wrong = []
-    for name, service in (model.get("services") or {}).items():
-        for place, mount in enumerate(service.get("volumes") or ()):
-            source = mount.get("source")
-            if mount.get("type") != "bind" or not source or roots.hold(Path(source)):
-                continue
-            read_only = bool(mount.get("read_only"))
-            if denial := policy.denial(source, str(roots.folders[0]), os.path.realpath, read_only=read_only):
-                reason = f"{compose_files.outside(Path(source), roots)}; {denial.reason}"
-                wrong.append(Problem(keys.written(("services", name, "volumes", place)), reason))
-    if wrong:
-        raise ComposeRefused(wrong)
-
-
-def _read_by_compose(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
-    for name, service in (model.get("services") or {}).items():
-        for key in ("env_file", "label_file"):
-            for place, each in enumerate(service.get(key) or ()):
-                yield ("services", name, key, place), each["path"] if isinstance(each, dict) else str(each)
-
-
-def _given_to_containers(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
-    for name, service in (model.get("services") or {}).items():
-        yield from _of_build(("services", name, "build"), service.get("build") or {})
-    for kind in ("secrets", "configs"):
-        for name, each in (model.get(kind) or {}).items():
-            if (each or {}).get("file"):
-                yield (kind, name, "file"), each["file"]
-    for name, volume in (model.get("volumes") or {}).items():
-        options = (volume or {}).get("driver_opts") or {}
-        if "bind" in re.split(r"[,\s]+", str(options.get("o", ""))) and options.get("device"):
-            yield ("volumes", name, "driver_opts", "device"), str(options["device"])
-
-
-def _of_build(path: keys.Path, build: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
-    context = build.get("context")
-    if context:
-        yield (*path, "context"), context
-        if build.get("dockerfile"):
-            yield (*path, "dockerfile"), os.path.join(context, build["dockerfile"])
-    for name, each in (build.get("additional_contexts") or {}).items():
-        if not str(each).startswith("service:"):
-            yield (*path, "additional_contexts", name), str(each)
 
 
 @contextmanager

@@ -1,0 +1,114 @@
+"""What a Compose project may not have, by its model: files and folders elsewhere, and ports without end."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from domain.compose import keys, ports
+from domain.compose.problems import ComposeRefused, Problem
+from domain.container_policy import ContainerPolicy, violations
+from domain.specs import RuntimeKind, ServiceSpec
+from workers.runtimes import compose_files
+from workers.runtimes.compose_files import Roots
+
+
+def refuse_outside(named: Iterable[tuple[keys.Path, str]], roots: Roots) -> None:
+    """Raises: ComposeRefused: something that Compose reads, or that a container would be given, lies outside."""
+    wrong = [
+        Problem(keys.written(path), compose_files.outside(Path(text), roots))
+        for path, text in named
+        if not compose_files.is_remote(text) and not roots.hold(Path(text))
+    ]
+    if wrong:
+        raise ComposeRefused(wrong)
+
+
+def refuse_ports(model: Mapping[str, Any]) -> None:
+    """Raises: ComposeRefused: a service has too many, from several files or from variables."""
+    services = (model.get("services") or {}).items()
+    wrong = [
+        Problem(keys.written(("services", name, "ports")), reason)
+        for name, service in services
+        if (reason := ports.too_many(service.get("ports")))
+    ]
+    if wrong:
+        raise ComposeRefused(wrong)
+
+
+def refuse_mounts(model: Mapping[str, Any], policy: ContainerPolicy, roots: Roots) -> None:
+    """Raises: ComposeRefused: a folder of the host that neither the project nor the policy lets a container have.
+
+    What else the policy forbids is told along with it, so that nobody finds out one by one. By itself it is refused
+    with what is written (`PolicyDenied`).
+    """
+    wrong = []
+    for name, service in (model.get("services") or {}).items():
+        for place, mount in enumerate(service.get("volumes") or ()):
+            source = mount.get("source")
+            if mount.get("type") != "bind" or not source or roots.hold(Path(source)):
+                continue
+            read_only = bool(mount.get("read_only"))
+            if denial := policy.binds.denial(source, str(roots.folders[0]), os.path.realpath, read_only=read_only):
+                reason = f"{compose_files.outside(Path(source), roots)}; {denial.reason}"
+                wrong.append(Problem(keys.written(("services", name, "volumes", place)), reason))
+    if wrong:
+        raise ComposeRefused([*wrong, *_denied_as_well(model, policy)])
+
+
+def _denied_as_well(model: Mapping[str, Any], policy: ContainerPolicy) -> Iterator[Problem]:
+    for name, service in (model.get("services") or {}).items():
+        for each in violations(_as_asked(name, service, model), policy):
+            path = each.path.removeprefix("container.")
+            yield Problem(f"{keys.written(('services', name))}.{path}", f"{each.reason} ({each.allow})")
+
+
+def _as_asked(name: str, service: Mapping[str, Any], model: Mapping[str, Any]) -> ServiceSpec:
+    """A service without what it mounts and builds from: that was looked at by itself."""
+    process = (service.get("x-clos") or {}).get("runtime") not in (None, "docker")
+    attached = service.get("networks") or {}
+    defined = model.get("networks") or {}
+    return ServiceSpec(
+        id=name,
+        name=name,
+        group="",
+        runtime=RuntimeKind.PROCESS if process else RuntimeKind.DOCKER,
+        build={"network": (service.get("build") or {}).get("network")},
+        network_mode=service.get("network_mode") or "bridge",
+        container={key: value for key, value in service.items() if key not in ("volumes", "secrets", "configs")},
+        definitions={"networks": {key: defined.get(key) or {} for key in attached}},
+    )
+
+
+def read_by_compose(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
+    """Files that Compose reads for its services: where each is named, and its path."""
+    for name, service in (model.get("services") or {}).items():
+        for key in ("env_file", "label_file"):
+            for place, each in enumerate(service.get(key) or ()):
+                yield ("services", name, key, place), each["path"] if isinstance(each, dict) else str(each)
+
+
+def given_to_containers(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
+    """Files and folders that containers and builds would be given, mounts apart."""
+    for name, service in (model.get("services") or {}).items():
+        yield from _of_build(("services", name, "build"), service.get("build") or {})
+    for kind in ("secrets", "configs"):
+        for name, each in (model.get(kind) or {}).items():
+            if (each or {}).get("file"):
+                yield (kind, name, "file"), each["file"]
+    for name, volume in (model.get("volumes") or {}).items():
+        options = (volume or {}).get("driver_opts") or {}
+        if "bind" in re.split(r"[,\s]+", str(options.get("o", ""))) and options.get("device"):
+            yield ("volumes", name, "driver_opts", "device"), str(options["device"])
+
+
+def _of_build(path: keys.Path, build: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
+    context = build.get("context")
+    if context:
+        yield (*path, "context"), context
+        if build.get("dockerfile"):
+            yield (*path, "dockerfile"), os.path.join(context, build["dockerfile"])
+    for name, each in (build.get("additional_contexts") or {}).items():
+        if not str(each).startswith("service:"):
+            yield (*path, "additional_contexts", name), str(each)
