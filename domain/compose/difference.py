@@ -217,7 +217,13 @@ def _with_values(said: Any, current: Any) -> Any:
 
 def _without_leases(said: Any, current: Any) -> Any:
     """The record's ports with those left open again that the file leaves open: what they lease is no change."""
-    open_ports = {(port["name"], port["protocol"]) for port in said or () if port["host_port"] is None}
-    return [
-        port | {"host_port": None} if (port["name"], port["protocol"]) in open_ports else port for port in current or ()
-    ]
+    left_open = {(port["name"], port["protocol"]): port for port in said or () if port["host_port"] is None}
+    return [_opened(port, left_open.get((port["name"], port["protocol"]))) for port in current or ()]
+
+
+def _opened(port: Body, said: Body | None) -> dict[str, Any]:
+    if said is None:
+        return dict(port)
+    # Where nothing is said of the container's own port, it is the one that was leased.
+    inside = None if port["container_port"] == port["host_port"] else port["container_port"]
+    return {**port, "host_port": None} | ({"container_port": inside} if said["container_port"] is None else {})

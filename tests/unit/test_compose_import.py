@@ -1,14 +1,17 @@
 """Importing a Compose project into the record: new, again, with changes by hand, and what is refused. No engine."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from api.v2 import group_answers
+from domain.container_policy import ContainerPolicy
 from domain.states import OperationStatus
-from models import import_inputs, operations, registry, registry_groups, registry_imports
+from models import groups, import_inputs, operations, registry, registry_groups, registry_imports, registry_views
 from models.groups import Group
 from models.import_inputs import ImportInput
 from models.operations import Operation
@@ -242,6 +245,37 @@ def test_a_fixed_port_of_another_group_is_warned_of_by_name_and_a_leased_one_is_
     assert ports[0][90] != ports[1][90]
     # It is not a neighbour of its own.
     assert not [each for each in demo.imports(TEXT.replace("8080", "8081"))["warnings"] if "as well" in each]
+
+
+def test_an_export_of_open_ports_is_the_same_when_it_is_imported_again(demo: Importer) -> None:
+    text = """
+name: demo
+services:
+  s: {image: "x:1", ports: ["80", "8080:81"]}
+  task:
+    command: [python, task.py]
+    x-clos: {runtime: process, ports: [{name: http}]}
+  hosted:
+    image: x:1
+    network_mode: host
+    x-clos: {ports: [{name: http}]}
+"""
+    demo.kit.context = replace(demo.kit.context, policy=ContainerPolicy(host_network=True))
+    demo.imports(text)
+    with demo.kit.record.read() as session:
+        views = registry_views.of_group(session, "demo")
+        group = groups.get(session, "demo")
+        exported = group_answers.export_compose(group_answers.export(group, views), views)["compose"]
+    again = demo.imports(exported)
+    assert {name: found for name, found in again["diff"].items() if found} == {}
+    assert [each.left_open for each in demo.service("s").claims] == [True, False]
+    # Beside the original, only what is fixed is the same.
+    demo.imports(exported.replace("name: demo", "name: copy", 1))
+    for name, place in (("s", 0), ("task", 0), ("hosted", 0)):
+        was, now = (demo.service(name, each).claims[place] for each in ("demo", "copy"))
+        assert None not in (was.port, now.port)
+        assert was.port != now.port
+        assert name != "hosted" or now.container_port == now.port
 
 
 def test_another_name_has_volumes_of_its_own(demo: Importer) -> None:
