@@ -378,7 +378,7 @@ def test_services_are_listed_shown_added_changed_and_removed(clos, run, tmp_path
     change.write_text("image: postgres:16\n")
     code, _, err = run("services", "edit", "db", "-f", str(change))
     assert code == 0
-    assert "clos restart shop-db" in err
+    assert "clos update shop-db" in err
     assert clos.services["shop-db"]["image"] == "postgres:16"
     assert run("services", "rm", "db", "-y")[0] == 0
     assert "shop-db" not in clos.services

@@ -34,7 +34,14 @@ def view(**columns: Any) -> ServiceView:
 
 
 def claim(**facts: Any) -> Any:
-    known = {"name": "", "host_ip": "127.0.0.1", "port": 9000, "container_port": None, "protocol": "tcp"}
+    known = {
+        "name": "",
+        "host_ip": "127.0.0.1",
+        "port": 9000,
+        "container_port": None,
+        "protocol": "tcp",
+        "left_open": False,
+    }
     return SimpleNamespace(**known | facts)
 
 

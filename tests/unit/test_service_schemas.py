@@ -108,7 +108,7 @@ def test_name_and_group_stay_what_they_were_at_creation() -> None:
         ("ports", [{"host_ip": "localhost"}]),
         ("ports", [{"protocol": "sctp"}]),
         ("ports", {"80": 80}),
-        ("ports", [{}] * 101),
+        ("ports", [{}] * 1001),
         ("depends_on", ["a/b/c"]),
         ("depends_on", [{"condition": "healthy"}]),
         ("depends_on", [{"service": "a", "condition": "ready"}]),
