@@ -133,15 +133,22 @@ def parse_since(text: str) -> datetime:
     age = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
     if age:
         return datetime.now(UTC) - timedelta(seconds=int(age[1]) * _UNITS_S[age[2]])
-    if re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", text):
-        try:
-            # A `+` in a query that was not quoted arrives as a space.
-            found = datetime.fromisoformat(re.sub(r" (?=[0-9]{2}:?[0-9]{2}$)", "+", text))
-            if found.tzinfo is not None:
-                return found.astimezone(UTC)
-        except (ValueError, OverflowError):
-            pass
-    raise ValidationError("Must be a time such as 2026-05-04T10:00:00Z or an age such as 15m.")
+    # A `+` in a query that was not quoted arrives as a space.
+    found = moment(re.sub(r" (?=[0-9]{2}:?[0-9]{2}$)", "+", text))
+    if found is None:
+        raise ValidationError("Must be a time such as 2026-05-04T10:00:00Z or an age such as 15m.")
+    return found
+
+
+def moment(text: str) -> datetime | None:
+    """The time of that name (RFC 3339, with its zone), in UTC; None where it is none."""
+    if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", text):
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+        return found.astimezone(UTC) if found.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def rfc3339(at: datetime | None) -> str | None:

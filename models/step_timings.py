@@ -6,10 +6,12 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from domain.planning import Action
 from domain.progress import NEWEST
 from models.base import now, table_of
 from models.operation_rows import StepTiming
 
+_OF_A_START = (Action.CREATE, Action.START, Action.WAIT)
 _timings = table_of(StepTiming)
 _EXPECTED = select(_timings.c.step_id, _timings.c.seconds).where(
     _timings.c.step_id.in_(bindparam("ids", expanding=True))
@@ -44,3 +46,12 @@ def learn(session: Session, step_id: str, seconds: float) -> None:
     """A run of that step took so long."""
     row = {"step_id": step_id, "seconds": seconds, "samples": 1, "updated_at": now()}
     session.execute(_LEARN[session.get_bind().dialect.name], row)
+
+
+def of_services(session: Session, service_ids: Collection[str]) -> dict[str, float]:
+    """How many seconds the start of each of these usually takes; what was never timed is left out."""
+    by_step = {f"{action}:{service_id}": service_id for service_id in service_ids for action in _OF_A_START}
+    found: dict[str, float] = {}
+    for step_id, seconds in expected(session, by_step).items():
+        found[by_step[step_id]] = found.get(by_step[step_id], 0.0) + seconds
+    return found

@@ -8,21 +8,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy.orm import Session
 
 from bus.feed import Feed
 from domain.errors import ClosError, DatabaseBusy, DependencyFailed, describe_holder
-from domain.events import EventType, Severity
 from domain.observation import Instance, ObservedState, Phase, status_of
 from domain.planning import Action, Plan, Step
 from domain.progress import percent, weight_s
 from domain.specs import Condition
 from domain.states import STEP_FINAL, Desired, HealthStatus, OperationStatus, ServiceStatus, StepStatus
-from models import events, operations, questions, step_timings
+from models import operations, questions, step_timings
 from models.base import now, written
 from models.operations import Operation, OperationStep
 from models.record import Record
 from models.services import Service
+from workers import service_rows
 from workers.claims import Claim
 
 _SERVICE_WHILE = {
@@ -111,7 +111,7 @@ class Journal:
         for step in plan.steps:
             if step.action not in (Action.START, Action.CREATE) or not step.depends_on:
                 continue
-            service = _service(session, step.target)
+            service = service_rows.row_of(session, step.target)
             gates = [need.split(":", 1) for need in step.depends_on]
             providers = sorted({target for action, target in gates if action in _GATES} - {step.target})
             if service is not None and providers:
@@ -127,7 +127,7 @@ class Journal:
             row.status, row.started_at = StepStatus.RUNNING.value, now()
             operation.current_step = step.id
             if (status := _SERVICE_WHILE.get(step.action)) is not None:
-                _set_status(session, operation, step.target, status, step.cause, waiting=[])
+                service_rows.set_status(session, operation, step.target, status, step.cause, waiting=[])
             operations.progress(session, operation, _shown(row))
         self._feed.wake()
 
@@ -147,8 +147,8 @@ class Journal:
             if row.started_at is not None:
                 step_timings.learn(session, row.id, (row.ended_at - row.started_at).total_seconds())
             if instance is not None:
-                _set_instance(session, operation, step, instance, health)
-            if references is not None and (service := _service(session, step.target)) is not None:
+                service_rows.set_instance(session, operation, step, instance, health)
+            if references is not None and (service := service_rows.row_of(session, step.target)) is not None:
                 service.resolved_references = dict(references) or None
             operations.progress(session, operation, _shown(row))
         self._feed.wake()
@@ -186,8 +186,8 @@ class Journal:
         if instance is not None:
             # Else the next look would take it for well, and only the health round would find it ill again.
             ill = HealthStatus.UNHEALTHY if alive and error.code == "unhealthy" else None
-            _record_instance(session, operation, step.target, instance, ill)
-        _set_status(session, operation, step.target, status, error.message, waiting=waiting)
+            service_rows.record_instance(session, operation, step.target, instance, ill)
+        service_rows.set_status(session, operation, step.target, status, error.message, waiting=waiting)
 
     def skipped(self, steps: Sequence[tuple[Step, str]]) -> None:
         """Steps that were not attempted, each with the step because of which."""
@@ -204,7 +204,9 @@ class Journal:
                 if step.action in (Action.START, Action.CREATE):
                     provider = because.split(":", 1)[1]
                     waiting = [{"kind": "dependency", "ref": provider, "text": f"waiting for {provider}: it failed"}]
-                    _set_status(session, operation, step.target, ServiceStatus.STOPPED, error.message, waiting)
+                    service_rows.set_status(
+                        session, operation, step.target, ServiceStatus.STOPPED, error.message, waiting
+                    )
             operations.progress(session, operation)
         self._feed.wake()
 
@@ -223,7 +225,7 @@ class Journal:
             row = self._row_of(session, step)
             row.status, row.ended_at = StepStatus.UNDONE.value, row.ended_at or now()
             self._advance(operation, row.id)
-            _record_instance(session, operation, step.target, instance)
+            service_rows.record_instance(session, operation, step.target, instance)
             operations.progress(session, operation, _shown(row))
         self._feed.wake()
 
@@ -282,16 +284,16 @@ class Journal:
         with self._record.write() as session:
             operation = self._held(session)
             for service_id in touched:
-                service = _service(session, service_id)
+                service = service_rows.row_of(session, service_id)
                 if service is None or not (everyone or service.status in ("starting", "stopping")):
                     continue
                 instance = observed.of(service_id)
                 if instance.phase is not Phase.UNKNOWN:
-                    _record_instance(session, operation, service_id, instance)
+                    service_rows.record_instance(session, operation, service_id, instance)
                 status = status_of(
                     instance, service.desired == Desired.RUNNING.value, HealthStatus(service.health_status)
                 )
-                _set_status(session, operation, service_id, status, "the operation ended", [])
+                service_rows.set_status(session, operation, service_id, status, "the operation ended", [])
         self._feed.wake()
 
     def ask(self, question: Mapping[str, Any]) -> None:
@@ -327,11 +329,6 @@ class Journal:
         self._feed.wake()
 
 
-def _service(session: Session, service_id: str) -> Service | None:
-    """A service's row alone: its children are not needed to say how it is."""
-    return session.get(Service, service_id, options=[lazyload("*")])
-
-
 def _row(step: Step, position: int) -> OperationStep:
     return OperationStep(
         id=step.id,
@@ -358,91 +355,3 @@ def _shown(row: OperationStep) -> dict[str, Any]:
         "expected_s": row.expected_s,
         "error": row.error,
     }
-
-
-def _set_instance(
-    session: Session, operation: Operation, step: Step, instance: Instance, health: HealthStatus | None
-) -> None:
-    _record_instance(session, operation, step.target, instance, health)
-    # Creating and starting only begin what the wait ends: an old exit seen meanwhile is no news.
-    if step.action in (Action.WAIT, Action.RESTORE):
-        up = instance.alive or health is HealthStatus.HEALTHY  # an external one has no instance
-        status = ServiceStatus.RUNNING if up else ServiceStatus.STOPPED
-        _set_status(session, operation, step.target, status, step.cause, waiting=[])
-    elif step.action in (Action.STOP, Action.REMOVE):
-        _set_status(session, operation, step.target, ServiceStatus.STOPPED, step.cause, waiting=[])
-
-
-def _record_instance(
-    session: Session,
-    operation: Operation,
-    service_id: str,
-    instance: Instance,
-    health: HealthStatus | None = None,
-) -> None:
-    service = _service(session, service_id)
-    if service is None:
-        return
-    service.container_id = instance.ref if service.runtime == "docker" else None
-    service.pid = instance.pid if instance.alive else None
-    service.exit_code = None if instance.alive else instance.exit_code
-    service.observed_hash = instance.spec_hash
-    service.observed_at = now()
-    if instance.alive:
-        service.started_at = instance.started_at or service.started_at or now()
-        service.stopped_at = service.down_cause = service.down_since = None
-    elif instance.phase in (Phase.EXITED, Phase.ABSENT):
-        service.stopped_at = instance.ended_at or now()
-    if health is None and not instance.alive:
-        health = HealthStatus.NONE
-    if health is not None:
-        _set_health(session, operation, service, health)
-
-
-def _set_health(session: Session, operation: Operation, service: Service, health: HealthStatus) -> None:
-    if health is HealthStatus.HEALTHY:
-        service.last_health_check = now()
-    service.health_failures = 0
-    if service.health_status == health.value:
-        return
-    data = {"from": service.health_status, "to": health.value, "detail": service.health_detail}
-    service.health_status = health.value
-    events.append(
-        session,
-        EventType.SERVICE_HEALTH_CHANGED,
-        data,
-        severity=Severity.WARNING if health is HealthStatus.UNHEALTHY else Severity.INFO,
-        actor=operation.initiated_by,
-        service_id=service.id,
-        group_name=service.group_name,
-        operation_id=operation.id,
-    )
-
-
-def _set_status(
-    session: Session,
-    operation: Operation,
-    service_id: str,
-    status: ServiceStatus,
-    reason: str,
-    waiting: list[dict[str, Any]] | None = None,
-) -> None:
-    service = _service(session, service_id)
-    if service is None:
-        return
-    if waiting is not None:
-        service.waiting_for = list(waiting) or None
-    if service.status == status.value:
-        return
-    data = {"from": service.status, "to": status.value, "reason": reason}
-    service.status = status.value
-    events.append(
-        session,
-        EventType.SERVICE_STATUS_CHANGED,
-        data,
-        severity=Severity.ERROR if status is ServiceStatus.FAILED else Severity.INFO,
-        actor=operation.initiated_by,
-        service_id=service.id,
-        group_name=service.group_name,
-        operation_id=operation.id,
-    )

@@ -11,6 +11,7 @@ from domain.specs import Condition, RuntimeKind, ServiceSpec
 from domain.states import HealthStatus
 from workers.claims import Claim
 from workers.observer import Observer
+from workers.runtimes.kept_logs import REMARK
 from workers.runtimes.probes import ProbeResult, default_ready, probe
 from workers.runtimes.protocol import Runtime
 
@@ -127,7 +128,7 @@ def died(spec: ServiceSpec, runtime: Runtime, instance: Instance) -> StartFailed
         hint=f"read its last lines below, or: clos logs {spec.id}",
         service_id=spec.id,
         exit_code=instance.exit_code,
-        logs=last_lines(spec, runtime),
+        logs=last_lines(spec, runtime, instance),
     )
 
 
@@ -139,13 +140,19 @@ def _unhealthy(
         hint=f"clos logs {spec.id}",
         service_id=spec.id,
         exit_code=instance.exit_code,
-        logs=last_lines(spec, runtime),
+        logs=last_lines(spec, runtime, instance),
     )
 
 
-def last_lines(spec: ServiceSpec, runtime: Runtime) -> list[str]:
-    """A service's last lines, for an error; none if they cannot be read."""
+def last_lines(spec: ServiceSpec, runtime: Runtime, instance: Instance) -> list[str]:
+    """A service's last lines, for an error; none if they cannot be read.
+
+    What was kept of containers that were removed before explains nothing of one that is there.
+    """
     try:
-        return [line.text for line in runtime.logs(spec.id, _LOG_LINES)]
+        lines = runtime.logs(spec.id, _LOG_LINES)
     except Exception:  # the error that is being told matters more than its illustration
         return []
+    if instance.phase is not Phase.ABSENT:
+        lines = lines[max((at for at, line in enumerate(lines, 1) if line.stream == REMARK), default=0) :]
+    return [line.text for line in lines]

@@ -1,11 +1,11 @@
 """A clone in a request and in an answer."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validates_schema
 
-from api.schemas import Flag, Number, Text
+from api.schemas import Flag, Number, Text, moment
 from api.v2.definition_fields import ABSOLUTE, Definition, list_of, name_field
 from api.v2.group_schemas import GroupChange, GroupSchema
 from models.base import now
@@ -23,14 +23,10 @@ class Moment(fields.String):
     """A time (RFC 3339) with its zone. Loads as an aware datetime."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
-        text = str(super()._deserialize(value, attr, data, **kwargs))
-        try:
-            found = datetime.fromisoformat(text)
-            if found.tzinfo is not None:
-                return found.astimezone(UTC)
-        except (ValueError, OverflowError):
-            pass
-        raise ValidationError("Must be a time such as 2026-05-04T10:00:00Z.")
+        found = moment(str(super()._deserialize(value, attr, data, **kwargs)))
+        if found is None:
+            raise ValidationError("Must be a time such as 2026-05-04T10:00:00Z.")
+        return found
 
 
 class GroupPatch(GroupChange):

@@ -37,11 +37,11 @@ from models import (
     clone_ends,
     cloning,
     groups,
-    operation_timings,
     registry,
     registry_graph,
     registry_groups,
     registry_views,
+    step_timings,
 )
 from models.groups import Group
 from models.operations import group_target, service_target
@@ -251,7 +251,7 @@ class Graph(MethodView):
             taken = registry_graph.targets_for(session, "start", group=name).services
             members, dependencies = registry_views.graph_rows(session, taken)
             concerned = groups.with_dependencies(session, {name, *(row.group_name for row in members)})
-            seconds = operation_timings.of_services(session, taken)
+            seconds = step_timings.of_services(session, taken)
         return as_json(graph_shown(members, dependencies, [each.spec() for each in concerned], seconds))
 
 

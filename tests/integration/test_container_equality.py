@@ -192,7 +192,6 @@ def test_a_service_is_started_as_compose_starts_it(both: Both, service: dict[str
         pytest.param({"gpus": "all"}, id="gpus"),
         pytest.param({"gpus": [{"driver": "nvidia", "count": 2, "capabilities": ["utility"], "options": {"a": "b"}}]},
                      id="a gpu"),
-        pytest.param({"storage_opt": {"size": "1G"}}, id="storage", marks=pytest.mark.skip("needs xfs with quotas")),
         pytest.param({"cap_drop": ["ALL"], "cap_add": ["chown"], "isolation": "default"}, id="all capabilities"),
     ],
 )  # fmt: skip

@@ -179,3 +179,15 @@ def test_a_worker_that_is_killed_in_the_middle_of_an_update_leaves_it_to_another
     assert clos.service("shop-web").observed_hash == before.observed_hash
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2.0) as answer:
         assert answer.status == 200
+
+
+@pytest.mark.docker
+def test_a_failure_shows_no_lines_of_a_container_that_was_removed_before(clos: Rig) -> None:
+    up(clos, container_service)
+    change(clos, environment={"VERSION": "2"})
+    assert clos.ended(clos.ask("update", "shop"), 60).status == "completed"
+    deaf(clos)
+
+    ended = clos.ended(clos.ask("update", "shop", on_failure="keep"), 60)
+
+    assert (ended.status, ended.error["code"], ended.error["logs"]) == ("failed", "unhealthy", [])

@@ -12,7 +12,7 @@ from docker.errors import APIError
 from domain.container_policy import ContainerPolicy
 from domain.observation import Instance
 from domain.specs import ServiceSpec
-from workers.runtimes import docker_marked_volumes
+from workers.runtimes import docker_clone_volumes
 from workers.runtimes.docker_admission import Admission
 from workers.runtimes.docker_bindings import Bindings, Bounded, Published
 from workers.runtimes.docker_client import EngineClient
@@ -194,7 +194,7 @@ class DockerEngine(Marked):
     def remove_volume(self, name: str, mark: str) -> None:
         """Take away a clone's own volume."""
         with translated(f"cannot remove the volume {name}", base_url=self._client.base_url):
-            docker_marked_volumes.remove(self._api, name, mark)
+            docker_clone_volumes.remove(self._api, name, mark)
 
     def logs(self, service_id: str, tail: int, since: datetime | None = None) -> list[LogLine]:
         """The last `tail` lines, oldest first: those of containers that are gone as well, as far as they were kept."""

@@ -17,7 +17,7 @@ import requests
 
 from domain.observation import Instance, Phase
 from workers.runtimes.docker_client import EngineClient
-from workers.runtimes.docker_errors import BROKEN, translated
+from workers.runtimes.docker_errors import translated
 from workers.runtimes.docker_names import Marks
 from workers.runtimes.docker_streams import Frame, FrameReader
 
@@ -119,7 +119,8 @@ class Events:
         """
         with translated("listen to Docker's events", base_url=self._client.base_url, looking=True):
             response = self._open()
-        reader = _EventReader(response)
+        events = _lines(response)
+        reader = FrameReader(response, read=lambda: next(events, None))
         self.deaths.listening = True
         try:
             yield None
@@ -150,25 +151,11 @@ class Events:
         return attributes.get(self._marks.label("service")) if event.get("Action") != "kill" else None
 
 
-class _EventReader(FrameReader):
-    """Reads a stream of one JSON object per line."""
-
-    def _read(self) -> None:
-        try:
-            for line in _lines(self._response):
-                frame: Frame = ("event", line)
-                if self._closed.is_set() or not self._put(frame):
-                    break
-        except (*BROKEN, ValueError, AttributeError):
-            pass  # closed by us, or by an engine that went away: the stream is at its end either way
-        finally:
-            self._put(None)
-
-
-def _lines(response: requests.Response) -> Iterator[bytes]:
+def _lines(response: requests.Response) -> Iterator[Frame]:
+    """A stream of one JSON object per line."""
     rest = b""
     for piece in response.iter_content(None):
         *whole, rest = (rest + piece).split(b"\n")
-        yield from (line for line in whole if line.strip())
+        yield from (("event", line) for line in whole if line.strip())
         if len(rest) > 1024 * 1024:
             raise ValueError("an event of more than 1 MiB")

@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import requests
@@ -31,11 +31,15 @@ class FrameReader:
 
     `next(timeout_s)` gives a frame, None where none came in time; `ended` is true after the last one, however
     the stream ended. The queue is bounded: an engine that is quicker than its reader waits. `terminal`: the container
-    has one, so the stream is what stands on it, without frames, and a frame is a line of it.
+    has one, so the stream is what stands on it, without frames, and a frame is a line of it. `read` reads a stream of
+    another form: the next frame, None after the last one.
     """
 
-    def __init__(self, response: requests.Response, terminal: bool = False) -> None:
-        self._read_frame = _Terminal(response).read if terminal else lambda: _read_frame(response)
+    def __init__(
+        self, response: requests.Response, terminal: bool = False, read: Callable[[], Frame | None] | None = None
+    ) -> None:
+        framed = _Terminal(response).read if terminal else lambda: _read_frame(response)
+        self._read_frame = read or framed
         self._frames: queue.Queue[Frame | None] = queue.Queue(maxsize=256)
         self._closed = threading.Event()
         self.ended = False
