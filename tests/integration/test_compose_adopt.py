@@ -11,9 +11,10 @@ from domain.states import OperationStatus
 from models import import_inputs, operations
 from models.operations import Operation
 from models.ports import PortRange
+from tests.free_ports import free_port
 from tests.images import client, docker_url, test_image
 from tests.integration.real_compose import RealCompose
-from tests.integration.rig import Rig, free_port, rig
+from tests.integration.rig import Rig, rig
 
 pytestmark = pytest.mark.skipif(not Path(docker_url().removeprefix("unix://")).exists(), reason="needs Docker")
 
