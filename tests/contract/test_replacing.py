@@ -9,8 +9,7 @@ import pytest
 from domain.errors import PortHeld, StartFailed
 from domain.observation import Instance
 from domain.specs import ServiceSpec
-from tests.contract.kit import KITS, DockerKit, Kit, MemoryKit, ProcessKit, on_port
-from tests.free_ports import free_port
+from tests.contract.kit import KITS, DockerKit, Kit, MemoryKit, ProcessKit, free_port, on_port
 
 
 @pytest.fixture(params=["memory", "process", pytest.param("docker", marks=pytest.mark.docker)])

@@ -10,8 +10,7 @@ import pytest
 from domain.errors import PortHeld, ServiceRunning, StartFailed, TimedOut
 from domain.observation import Instance, Phase
 from domain.specs import ServiceSpec
-from tests.contract.kit import IGNORES, KITS, Kit, MemoryKit, on_port
-from tests.free_ports import free_port
+from tests.contract.kit import IGNORES, KITS, Kit, MemoryKit, free_port, on_port
 from tests.waiting import wait_until
 from workers.runtimes.in_memory import Behaviour
 from workers.runtimes.protocol import LogLine

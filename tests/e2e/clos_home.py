@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.free_ports import free_port
+from tests.integration.rig import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

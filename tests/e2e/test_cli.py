@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.clos_home import ROOT, home
-from tests.free_ports import free_port
+from tests.integration.rig import free_port
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from tests.e2e.clos_home import home
-from tests.free_ports import free_port
+from tests.integration.rig import free_port
 from tests.waiting import wait_until
 from workers.runtimes import termination
 

@@ -17,7 +17,7 @@ import requests
 from bus.process_identity import registered
 from models.port_search import REST_S
 from tests.e2e.clos_home import ROOT, Home, home
-from tests.free_ports import free_port
+from tests.integration.rig import free_port
 from tests.waiting import wait_until
 
 PROJECT, GROUP = "campaign", "kept"

@@ -15,8 +15,7 @@ from models.operations import Operation
 from tests.faults.changed_group import GROUP, NAMES, STOP_TIMEOUT_S, ChangedGroup
 from tests.faults.step_watch import Notes, noting_service, watching
 from tests.faults.world import container_copies, process_copies
-from tests.free_ports import free_port
-from tests.integration.rig import Rig, container_service, rig
+from tests.integration.rig import Rig, container_service, free_port, rig
 
 # interface.md and the issue: within the service's stop timeout and two seconds.
 IN_TIME_S = STOP_TIMEOUT_S + 2.0

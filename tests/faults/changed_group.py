@@ -9,9 +9,8 @@ from typing import Any
 
 from models import registry
 from tests.faults.step_watch import EngineLog, Notes, noting_service
-from tests.free_ports import free_port
 from tests.images import client
-from tests.integration.rig import Rig, container_service
+from tests.integration.rig import Rig, container_service, free_port
 
 GROUP = "shop"
 NAMES = ("store", "api")

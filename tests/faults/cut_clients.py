@@ -8,9 +8,8 @@ from typing import Any
 
 import websocket
 
-from tests.free_ports import free_port
 from tests.integration.api_fixture import Api, running_api
-from tests.integration.rig import web_service
+from tests.integration.rig import free_port, web_service
 from tests.waiting import wait_until
 
 

@@ -20,8 +20,7 @@ from sqlalchemy import select
 from models.ports import PortLease
 from tests.faults.step_watch import EngineLog, Notes, Watch, noting_service, watching
 from tests.faults.world import container_copies, process_copies
-from tests.free_ports import free_port
-from tests.integration.rig import Rig, container_service, rig
+from tests.integration.rig import Rig, container_service, free_port, rig
 from tests.waiting import wait_until
 
 END_LIMIT_S = 20.0

@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 
 from tests.faults.world import contradictions
-from tests.free_ports import free_port
-from tests.integration.rig import Rig, container_service, rig, web_service
+from tests.integration.rig import Rig, container_service, free_port, rig, web_service
 from tests.waiting import wait_until
 
 END_LIMIT_S = 20.0

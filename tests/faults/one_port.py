@@ -6,8 +6,7 @@ from typing import Any
 
 from domain.states import FINAL
 from tests.faults.world import container_copies, process_copies
-from tests.free_ports import free_port
-from tests.integration.rig import Rig, container_service, rig, web_service
+from tests.integration.rig import Rig, container_service, free_port, rig, web_service
 from tests.waiting import wait_until
 
 

@@ -15,8 +15,7 @@ from domain.states import OperationStatus
 from models.operations import Operation
 from models.ports import PortClaim, PortLease, PortRange
 from tests.faults.world import container_copies, process_copies
-from tests.free_ports import free_port
-from tests.integration.rig import Rig, container_service, rig, web_service
+from tests.integration.rig import Rig, container_service, free_port, rig, web_service
 from tests.waiting import wait_until
 
 END_LIMIT_S = 60.0

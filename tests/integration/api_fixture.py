@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.free_ports import free_port
 from tests.integration.databases import postgres_database as postgres_server
-from tests.integration.rig import Rig, rig
+from tests.integration.rig import Rig, free_port, rig
 from tests.waiting import wait_until
 
 

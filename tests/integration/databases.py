@@ -30,7 +30,7 @@ def _as_postgres() -> list[str]:
 @functools.cache
 def _server() -> str:
     """Start it; the URL of its maintenance database."""
-    from tests.free_ports import free_port
+    from tests.integration.rig import free_port
 
     folder = Path(tempfile.mkdtemp(prefix="clos-pg-"))
     if os.geteuid() == 0:

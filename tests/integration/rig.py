@@ -6,6 +6,7 @@ Tests ask for operations as the API does: a row, a commit, then a message.
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,10 +29,17 @@ from models.events import Event
 from models.operations import Operation
 from models.record import Record
 from models.services import Service
-from tests.free_ports import free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """A TCP port that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def redis_binary() -> str:

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from models import operation_requests, operations
-from tests.free_ports import free_port
-from tests.integration.rig import Rig, container_service, rig, web_service
+from tests.integration.rig import Rig, container_service, free_port, rig, web_service
 from tests.waiting import wait_until
 
 

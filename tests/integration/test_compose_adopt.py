@@ -11,10 +11,9 @@ from domain.states import OperationStatus
 from models import import_inputs, operations
 from models.operations import Operation
 from models.ports import PortRange
-from tests.free_ports import free_port
 from tests.images import client, docker_url, test_image
 from tests.integration.real_compose import RealCompose
-from tests.integration.rig import Rig, rig
+from tests.integration.rig import Rig, free_port, rig
 
 pytestmark = pytest.mark.skipif(not Path(docker_url().removeprefix("unix://")).exists(), reason="needs Docker")
 

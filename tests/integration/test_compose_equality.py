@@ -18,11 +18,10 @@ from domain.states import OperationStatus
 from models import import_inputs, operations
 from models.ports import PortRange
 from models.services import Service
-from tests.free_ports import free_port
 from tests.images import client, docker_url, test_image
 from tests.integration.inspect_compare import Side, differences
 from tests.integration.real_compose import RealCompose
-from tests.integration.rig import Rig, rig
+from tests.integration.rig import Rig, free_port, rig
 
 pytestmark = pytest.mark.skipif(not Path(docker_url().removeprefix("unix://")).exists(), reason="needs Docker")
 

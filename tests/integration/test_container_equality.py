@@ -12,10 +12,10 @@ from domain.container_shapes import FIELDS
 from domain.errors import ImageMissing
 from domain.shapes import as_whole, nanoseconds
 from domain.specs import PortRequest, ServiceSpec
-from tests.free_ports import free_port
 from tests.images import client, docker_url, make_docker_runtime, remove_all, test_image
 from tests.integration.inspect_compare import Side, differences
 from tests.integration.real_compose import RealCompose
+from tests.integration.rig import free_port
 from workers.runtimes.docker_config import image_of
 from workers.runtimes.docker_engine import DockerEngine
 

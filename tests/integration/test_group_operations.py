@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.free_ports import free_port
 from tests.integration.databases import postgres_database
-from tests.integration.rig import Rig, container_service, rig, web_service
+from tests.integration.rig import Rig, container_service, free_port, rig, web_service
 
 MAKERS = [
     pytest.param(web_service, id="process"),

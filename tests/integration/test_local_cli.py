@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from bus.process_identity import boot_id, is_alive, registered
-from tests.free_ports import free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,6 +126,12 @@ class Home:
     def supervisor(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.path / "run" / "supervisor.json").read_text())
         return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

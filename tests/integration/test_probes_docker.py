@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from domain.specs import PortRequest, ServiceSpec
-from tests.free_ports import free_port
+from tests.contract.kit import free_port
 from tests.images import make_docker_runtime, remove_all, test_image
 from workers.runtimes.probes import default_ready
 

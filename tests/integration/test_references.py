@@ -12,10 +12,9 @@ import pytest
 from domain.specs import PortRequest, ServiceSpec
 from models import registry, registry_views, resolved_specs
 from models.registry import ServiceRequired
-from tests.free_ports import free_port
 from tests.images import IMAGE, client, make_docker_runtime, remove_all
 from tests.integration.databases import postgres_database
-from tests.integration.rig import Rig, container_service, rig, web_service
+from tests.integration.rig import Rig, container_service, free_port, rig, web_service
 from tests.waiting import wait_until
 
 EVERYWHERE = "0.0.0.0"

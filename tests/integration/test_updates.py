@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from models import registry
-from tests.free_ports import free_port
+from tests.contract.kit import free_port
 from tests.integration.rig import Rig, container_service, rig, web_service
 from tests.waiting import wait_until
 

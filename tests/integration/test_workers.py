@@ -14,8 +14,7 @@ import pytest
 from domain.errors import OperationInProgress
 from models import operation_requests, operations
 from tests.faults.world import process_copies
-from tests.free_ports import free_port
-from tests.integration.rig import Rig, rig, web_service
+from tests.integration.rig import Rig, free_port, rig, web_service
 from tests.waiting import wait_until
 
 

@@ -20,7 +20,7 @@ import pytest
 from domain.errors import ClaimLost, PermissionRefused, PortHeld, StartFailed, TimedOut
 from domain.observation import Instance, Phase
 from domain.specs import PortRequest, RuntimeKind, ServiceSpec
-from tests.free_ports import free_port
+from tests.contract.kit import free_port
 from tests.waiting import wait_until
 from workers.runtimes import process_command
 from workers.runtimes import process_identity as processes

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.free_ports import free_port
+from tests.contract.kit import free_port
 from tests.waiting import wait_until
 from workers.runtimes import bind_probe, listeners, process_identity, sockets
 

@@ -18,7 +18,7 @@ import settings
 from cli.errors import CliError
 from cli.local import checks, configuration, embedded_redis, registry
 from cli.local.down import _until_end
-from tests.free_ports import free_port
+from tests.contract.kit import free_port
 
 PASSWORD = "0123abcd" * 4
 

@@ -23,7 +23,7 @@ from cli.local import checks, readiness, registry, running, supervision
 from cli.local.doctor import doctor
 from cli.local.down import down
 from cli.local.up import _stay, up
-from tests.free_ports import free_port
+from tests.contract.kit import free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ import pytest
 
 from domain.observation import Instance, Phase
 from domain.specs import CheckType, HealthCheck, PortRequest, RuntimeKind, ServiceSpec
-from tests.free_ports import free_port
+from tests.contract.kit import free_port
 from workers.runtimes import probes
 from workers.runtimes.host_process import HostProcess
 from workers.runtimes.in_memory import Behaviour, InMemory

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import requests
 
-from tests.free_ports import free_port
+from tests.integration.rig import free_port
 
 ROOT = Path(__file__).parents[3]
 
