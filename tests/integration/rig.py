@@ -34,12 +34,19 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 
 
+# A service that is stopped keeps its port, though nobody listens there: so none is given twice.
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port that nobody has at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nobody has at this moment, and that this process was not given before."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            return port
 
 
 def redis_binary() -> str:
