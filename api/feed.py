@@ -1,6 +1,7 @@
 """One reader of the event log per process: woken through Redis, and by itself at least once a second.
 
-The log is the only source. Redis away makes it slower, never wrong.
+The log is the only source. Redis away makes it slower, never wrong. While nobody listens it reads nothing, and who only
+waits for an operation's end is not woken by its steps: a start of ten has sixty of them.
 """
 
 import threading
@@ -50,7 +51,7 @@ class FeedReader:
                 self.position = events.last_id(session)
             self._thread = threading.Thread(target=self._run, name="clos-event-reader", daemon=True)
             self._thread.start()
-            self._subscription = self._feed.subscribe(self._grown.set, self._unkept)
+            self._subscription = self._feed.subscribe(self._woken, self._unkept)
 
     def close(self) -> None:
         """End the threads."""
@@ -74,6 +75,7 @@ class FeedReader:
         """Hand every event from now on to `listener`, which must be quick. Returns its number and the position."""
         self.start()
         with self._lock:
+            self._catch_up()
             self._numbers += 1
             self._listeners[self._numbers] = listener
             return self._numbers, self.position
@@ -95,6 +97,7 @@ class FeedReader:
         self.start()
         ended = threading.Event()
         with self._lock:
+            self._catch_up()
             self._ends[operation_id].add(ended)
             if self.closed:
                 ended.set()
@@ -106,23 +109,39 @@ class FeedReader:
                 if not self._ends[operation_id]:
                     del self._ends[operation_id]
 
+    def _catch_up(self) -> None:
+        """The first to come begins behind the newest event: what came while nobody listened is nobody's."""
+        if not self._listeners and not self._ends:
+            with self._record.read() as session:
+                self.position = events.last_id(session)
+
+    def _woken(self, ends: bool) -> None:
+        if self._listeners or ends:
+            self._grown.set()
+
     def _run(self) -> None:
         while not self._closed.is_set():
             self._grown.wait(self._poll_s)
             # Cleared before the look: what is committed after it rings again.
             self._grown.clear()
             try:
-                while not self._closed.is_set() and self._read() == _BATCH:
+                while self._is_heard() and not self._closed.is_set() and self._read() == _BATCH:
                     pass
             except SQLAlchemyError as refusal:
                 _log.warning("feed.read_failed", error=type(refusal).__name__)
                 self._closed.wait(self._poll_s)
+
+    def _is_heard(self) -> bool:
+        with self._lock:
+            return bool(self._listeners or self._ends)
 
     def _read(self) -> int:
         with self._record.read() as session:
             found = [event.as_dict() for event in events.after(session, self.position, _BATCH)]
         for event in found:
             with self._lock:
+                if event["id"] <= self.position:
+                    continue  # somebody came meanwhile, after everybody had left
                 self.position = event["id"]
                 self._hand_out(event)
         return len(found)

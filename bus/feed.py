@@ -17,6 +17,7 @@ from bus.broker import connect
 log = structlog.get_logger()
 _WAKE = "clos:feed:wake"
 _UNKEPT = "clos:feed:unkept"
+_STEPS = b"steps"
 _FOLLOW = "follow:"
 _FOLLOWING = "following:"
 FOLLOW_TTL_S = 15
@@ -24,9 +25,9 @@ FOLLOWING_TTL_S = 5
 
 
 class Subscription:
-    """A reader's thread. It reconnects by itself, and calls `on_wake` after each reconnect."""
+    """A reader's thread. It reconnects by itself, and calls `on_wake(True)` after each reconnect."""
 
-    def __init__(self, url: str, on_wake: Callable[[], None], on_event: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, url: str, on_wake: Callable[[bool], None], on_event: Callable[[dict[str, Any]], None]) -> None:
         self._url = url
         self._on_wake = on_wake
         self._on_event = on_event
@@ -53,13 +54,13 @@ class Subscription:
         ):
             channel.subscribe(_WAKE, _UNKEPT)
             self.connected = True
-            self._on_wake()
+            self._on_wake(True)
             while not self._closed.is_set():
                 heard = channel.get_message(timeout=1.0)
                 if heard is None:
                     continue
                 if heard["channel"] == _WAKE.encode():
-                    self._on_wake()
+                    self._on_wake(heard["data"] != _STEPS)
                 else:
                     self._on_event(json.loads(heard["data"]))
 
@@ -75,19 +76,19 @@ class Feed:
         self._url = redis_url
         self._client = connect(redis_url, timeout_s=1.0)
 
-    def wake(self) -> None:
-        """Say that the event log has grown."""
+    def wake(self, ends: bool = True) -> None:
+        """Say that the event log has grown; without `ends` by no operation's end, which is all that many wait for."""
         # A reader that does not hear it finds the event at its next poll.
         with contextlib.suppress(redis.RedisError, OSError):
-            self._client.publish(_WAKE, b"")
+            self._client.publish(_WAKE, b"" if ends else _STEPS)
 
     def publish(self, event: dict[str, Any]) -> None:
         """Send an event that is not kept (metrics, log lines)."""
         with contextlib.suppress(redis.RedisError, OSError):
             self._client.publish(_UNKEPT, json.dumps(event))
 
-    def subscribe(self, on_wake: Callable[[], None], on_event: Callable[[dict[str, Any]], None]) -> Subscription:
-        """Listen from now on."""
+    def subscribe(self, on_wake: Callable[[bool], None], on_event: Callable[[dict[str, Any]], None]) -> Subscription:
+        """Listen from now on. `on_wake` is told whether an operation may have ended."""
         return Subscription(self._url, on_wake, on_event)
 
     def renew_follow(self, service_id: str) -> bool:

@@ -129,7 +129,7 @@ class Journal:
             if (status := _SERVICE_WHILE.get(step.action)) is not None:
                 service_rows.set_status(session, operation, step.target, status, step.cause, waiting=[])
             operations.progress(session, operation, _shown(row))
-        self._feed.wake()
+        self._feed.wake(ends=False)
 
     def completed(
         self,
@@ -151,7 +151,7 @@ class Journal:
             if references is not None and (service := service_rows.row_of(session, step.target)) is not None:
                 service.resolved_references = dict(references) or None
             operations.progress(session, operation, _shown(row))
-        self._feed.wake()
+        self._feed.wake(ends=False)
 
     def failed(self, step: Step, error: ClosError, instance: Instance | None = None) -> None:
         """A step failed; its service says so."""
@@ -238,7 +238,7 @@ class Journal:
                 operations.progress(session, operation, shown)
         except DatabaseBusy:
             return
-        self._feed.wake()
+        self._feed.wake(ends=False)
 
     def unsettled(self, service_ids: Iterable[str]) -> list[str]:
         """Which of these services are still recorded as on their way."""

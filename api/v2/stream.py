@@ -335,11 +335,13 @@ class Hub:
         self._slots = threading.BoundedSemaphore(max_clients)
         self._clients: set[Client] = set()
         self._lock = threading.Lock()
+        # Held by who comes and who leaves; never by the reader of the log, which asks for `_lock`.
+        self._door = threading.Lock()
+        self._listening: int | None = None
         self._closing = threading.Event()
 
     def start(self) -> None:
-        """Begin to hand out events."""
-        self._shared.reader.listen(self._offer)
+        """Begin to watch over the sockets."""
         threading.Thread(target=self._watch, name="clos-stuck-sockets", daemon=True).start()
 
     def serve(self, ws: Any, renew: Callable[[], Principal]) -> None:
@@ -355,17 +357,32 @@ class Hub:
             raise Farewell(CLOSE_FULL, "no room for another client")
         try:
             client = Client(ws, self._shared, renew)
-            with self._lock:
-                self._clients.add(client)
+            self._come(client)
             try:
                 if self._closing.is_set():
                     client.end(CLOSE_RESTART, "CLOS restarts")
                 client.run(self._shared.reader)
             finally:
-                with self._lock:
-                    self._clients.discard(client)
+                self._go(client)
         finally:
             self._slots.release()
+
+    def _come(self, client: Client) -> None:
+        with self._door:
+            with self._lock:
+                self._clients.add(client)
+            if self._listening is None:
+                self._listening, _ = self._shared.reader.listen(self._offer)
+
+    def _go(self, client: Client) -> None:
+        """The last one out ends the listening: nothing is read that nobody gets."""
+        with self._door:
+            with self._lock:
+                self._clients.discard(client)
+                empty = not self._clients
+            if empty and self._listening is not None:
+                self._shared.reader.leave(self._listening)
+                self._listening = None
 
     def close(self) -> None:
         """Close every socket with 1012."""

@@ -46,19 +46,19 @@ class LocalFeed:
     def __init__(self) -> None:
         self.followed: set[str] = set()
         self.away: Exception | None = None
-        self._readers: list[tuple[Callable[[], None], Callable[[dict[str, Any]], None]]] = []
+        self._readers: list[tuple[Callable[[bool], None], Callable[[dict[str, Any]], None]]] = []
 
-    def wake(self) -> None:
+    def wake(self, ends: bool = True) -> None:
         for on_wake, _ in list(self._readers):
-            on_wake()
+            on_wake(ends)
 
     def publish(self, event: dict[str, Any]) -> None:
         for _, on_event in list(self._readers):
             on_event(event)
 
-    def subscribe(self, on_wake: Callable[[], None], on_event: Callable[[dict[str, Any]], None]) -> "LocalFeed":
+    def subscribe(self, on_wake: Callable[[bool], None], on_event: Callable[[dict[str, Any]], None]) -> "LocalFeed":
         self._readers.append((on_wake, on_event))
-        on_wake()
+        on_wake(True)
         return self
 
     def renew_follow(self, service_id: str) -> bool:

@@ -68,12 +68,16 @@ class EngineClient:
         return self._client(spoken.version, self.timeout_s)
 
     def _client(self, version: str, timeout_s: float) -> Any:
-        return docker.DockerClient(
+        made = docker.DockerClient(
             base_url=self.base_url,
             version=version,
             timeout=timeout_s,  # type: ignore[arg-type]  # the stubs say int, requests takes fractions
             max_pool_size=self._max_pool,
         ).api
+        if self.base_url.startswith("unix:"):
+            # There is no proxy on the way to a socket; looking for one in the environment was a third of a request.
+            made.trust_env = False
+        return made
 
     def request(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from docker.errors import APIError
 
+from domain.container import services_named
 from domain.errors import ClosError, NotOurs, ServiceRunning, StartFailed, TimedOut
 from domain.observation import Instance, Phase
 from domain.specs import ServiceSpec
@@ -17,7 +18,7 @@ from workers.runtimes.docker_attachments import Attachments
 from workers.runtimes.docker_client import EngineClient
 from workers.runtimes.docker_config import container_config
 from workers.runtimes.docker_endpoints import Joined, endpoint
-from workers.runtimes.docker_errors import reason, removal_in_progress, status, still_runs
+from workers.runtimes.docker_errors import network_vanished, reason, removal_in_progress, status, still_runs
 from workers.runtimes.docker_mounts import keep_anonymous
 from workers.runtimes.docker_names import Marks
 from workers.runtimes.docker_network_names import names_of
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 _PAUSE_S = 0.05
 # How long a container that was made or looked at counts as merely created. Somebody may start it by hand, in vain.
 _JUST_MADE = timedelta(seconds=3)
+_FRESH_S = 1.0
 
 
 class Containers:
@@ -47,6 +49,8 @@ class Containers:
         self._admission = admission
         self._attachments = Attachments(marks, self.find, self.inspect)
         self.observation = Observation(marks, self.inspect)
+        # What was made a moment ago, by service: its start need not look for it.
+        self._fresh: dict[str, tuple[float, Instance]] = {}
         # Told of each container that is removed next, by its id.
         self.before_removal: Callable[[str], None] = lambda _ref: None
 
@@ -85,6 +89,10 @@ class Containers:
             NotOurs: its name belongs to somebody else's container.
             PolicyDenied, StartFailed: a new one may not or cannot be made; what is there stays.
         """
+        at, fresh = self._fresh.pop(spec.id, (0.0, None))
+        # Known once only: if it is gone by now, its start says so, and the next look is a real one.
+        if fresh is not None and fresh.spec_hash == spec.hash() and time.monotonic() - at < _FRESH_S:
+            return fresh
         deadline = time.monotonic() + self._client.timeout_s
         while time.monotonic() < deadline:
             found = self.find(spec.id)
@@ -138,12 +146,20 @@ class Containers:
                 ref = self._make_in(networks, name, spec, before or {})
         except (APIError, StartFailed) as error:
             self._networks.release(names_of(spec))
-            if not isinstance(error, APIError) or status(error) != 409:
+            if not isinstance(error, APIError):
+                raise
+            if network_vanished(error):
+                self._networks.forget(names_of(spec))
+                return None
+            if status(error) != 409:
                 raise
             self._see_who_has(name, spec)
             return None
         log.info("container.created", service=spec.id, container=ref[:12])
-        return self.observation.made(ref, spec.id, spec.hash())
+        made = self.observation.made(ref, spec.id, spec.hash())
+        if not instead_of and not services_named(spec.container, spec.network_mode):
+            self._fresh[spec.id] = time.monotonic(), made
+        return made
 
     def _make_in(self, networks: Mapping[str, Joined], name: str, spec: ServiceSpec, before: Mapping[str, Any]) -> str:
         attached = self._attachments.of(spec)
@@ -215,6 +231,7 @@ class Containers:
                 return bool(now)
             if now.phase is Phase.CREATED or also_exited:
                 self.discard(now.ref)
+                self._networks.forget(names_of(spec))
                 self._networks.release(names_of(spec))
         except (ClosError, APIError) as error:
             # The failed start is the error that counts; what is left is adopted or replaced by the next.

@@ -7,6 +7,7 @@ also where a process died in the middle holding whatever lock there might have b
 """
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from workers.runtimes.docker_network_names import Wanted, only_joined, wanted
 log = structlog.get_logger()
 # How often one is made again that another process took for unused.
 _ROUNDS = 5
+_SEEN_S = 1.0
 
 
 def _described(definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,6 +55,8 @@ class Networks:
         self._lock = threading.Lock()
         # Networks for which a container is being made just now: they stay, though none uses them yet.
         self._awaited: Counter[str] = Counter()
+        # What was seen of a network a moment ago, by its name: until when that counts, as what, and its id.
+        self._seen: dict[str, tuple[float, Wanted, str]] = {}
 
     @contextmanager
     def held(self, spec: ServiceSpec) -> Iterator[dict[str, Joined]]:
@@ -89,6 +93,7 @@ class Networks:
         with self._lock:
             unused = wanted - self._used() - {name for name, count in self._awaited.items() if count > 0}
             for name in unused:
+                self._seen.pop(name, None)
                 for network in self._ours(name):
                     self._remove(network["Id"])
 
@@ -101,24 +106,39 @@ class Networks:
         found = self._client.api().networks(filters=self._marks.filters(network=name))
         return sorted(found, key=lambda network: (network.get("Created", ""), network["Id"]))
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Look at these again: one of them is not there any more."""
+        with self._lock:
+            for name in names:
+                self._seen.pop(name, None)
+
     def _ensure(self, name: str, network: Wanted) -> str:
         with self._lock:
-            ours = self._ours(name)
-            if ours and self._is_as_defined(name, ours[0], network):
-                return str(ours[0]["Id"])
-            docker_name = name
-            if foreign := self._named(name):
-                if not network.owned and not self._of_another(name, foreign):
-                    # The service names a network that somebody else made: joined, never removed.
-                    return str(foreign["Id"])
-                docker_name = f"{name}-{slug(self._marks.instance_id[:8])}"
-            if network.external:
-                raise _missing(name, network)
-            for _ in range(_ROUNDS):
-                self._make(docker_name, name, network)
-                if (kept := self._keep_oldest(name)) is not None:
-                    return kept
-            raise StartFailed(f"network {name} was removed while it was made", hint="try again")
+            until, as_what, network_id = self._seen.get(name, (0.0, None, ""))
+            # A group of thirty asks thirty times at once. One that another process removes meanwhile is missed by the
+            # start, which makes its container anew.
+            if time.monotonic() >= until or as_what != network:
+                network_id = self._have(name, network)
+                self._seen[name] = time.monotonic() + _SEEN_S, network, network_id
+            return network_id
+
+    def _have(self, name: str, network: Wanted) -> str:
+        ours = self._ours(name)
+        if ours and self._is_as_defined(name, ours[0], network):
+            return str(ours[0]["Id"])
+        docker_name = name
+        if foreign := self._named(name):
+            if not network.owned and not self._of_another(name, foreign):
+                # The service names a network that somebody else made: joined, never removed.
+                return str(foreign["Id"])
+            docker_name = f"{name}-{slug(self._marks.instance_id[:8])}"
+        if network.external:
+            raise _missing(name, network)
+        for _ in range(_ROUNDS):
+            self._make(docker_name, name, network)
+            if (kept := self._keep_oldest(name)) is not None:
+                return kept
+        raise StartFailed(f"network {name} was removed while it was made", hint="try again")
 
     def _is_as_defined(self, name: str, there: Mapping[str, Any], network: Wanted) -> bool:
         """Whether the network that is there can be joined. One that nobody uses is removed if it is not as defined."""
