@@ -71,8 +71,9 @@ def append(
         "data": data,
         "timestamp": now(),
     }
-    # A row that nobody changes needs none of the session's book-keeping: this is on the way of every write.
-    event_id = session.execute(_INSERT, facts).scalar_one()
+    # A row that nobody changes needs none of the session's book-keeping, and what is changed besides can be written
+    # once, at the end: this is on the way of every write.
+    event_id = session.connection().execute(_INSERT, facts).scalar_one()
     return Event(id=event_id, **facts)
 
 

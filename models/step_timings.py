@@ -45,7 +45,8 @@ def expected(session: Session, step_ids: Collection[str]) -> dict[str, float]:
 def learn(session: Session, step_id: str, seconds: float) -> None:
     """A run of that step took so long."""
     row = {"step_id": step_id, "seconds": seconds, "samples": 1, "updated_at": now()}
-    session.execute(_LEARN[session.get_bind().dialect.name], row)
+    connection = session.connection()
+    connection.execute(_LEARN[connection.dialect.name], row)
 
 
 def of_services(session: Session, service_ids: Collection[str]) -> dict[str, float]:

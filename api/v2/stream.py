@@ -341,7 +341,8 @@ class Hub:
         self._closing = threading.Event()
 
     def start(self) -> None:
-        """Begin to watch over the sockets."""
+        """Be ready for the first socket, and watch over all."""
+        self._shared.reader.start()
         threading.Thread(target=self._watch, name="clos-stuck-sockets", daemon=True).start()
 
     def serve(self, ws: Any, renew: Callable[[], Principal]) -> None:

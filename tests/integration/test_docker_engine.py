@@ -299,6 +299,28 @@ def _ok(engine: DockerEngine, spec: ServiceSpec, argv: list[str]) -> str:
     return result.output if result.exit_code == 0 else ""
 
 
+def test_a_network_that_another_process_removed_a_moment_after_it_was_seen_is_made_again(bench: Bench) -> None:
+    first = bench.engine.create(bench.spec("a"))
+    (seen,) = bench.networks()
+    # What another worker does to the group's last container.
+    bench.raw.api.remove_container(first.ref)
+    bench.raw.api.remove_network(seen["Id"])
+    assert bench.engine.start(bench.spec("b")).alive
+    (made,) = bench.networks()
+    assert made["Id"] != seen["Id"]
+
+
+def test_a_container_that_was_removed_a_moment_after_it_was_made_is_made_again(bench: Bench) -> None:
+    made = bench.engine.create(bench.spec())
+    bench.raw.api.remove_container(made.ref)
+    started = bench.engine.start(bench.spec())
+    assert started.alive
+    assert [each["Id"] for each in bench.containers()] == [started.ref]
+    # A changed spec is not started with what was made for the earlier one.
+    other = bench.engine.create(bench.spec("c"))
+    assert bench.engine.start(bench.spec("c", environment={"A": "2"})).ref != other.ref
+
+
 def test_a_service_joins_further_networks_and_leaves_those_of_others(bench: Bench) -> None:
     foreign = bench.raw.api.create_network(f"theirs-{bench.group}")["Id"]
     try:

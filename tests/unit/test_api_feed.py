@@ -133,6 +133,56 @@ def test_the_end_of_an_operation_is_told_to_all_who_wait_for_it(
     assert not reader._ends
 
 
+def _reads(reader: FeedReader, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    reads: list[int] = []
+    real = reader._read
+    monkeypatch.setattr(reader, "_read", lambda: reads.append(1) or real())
+    return reads
+
+
+def test_who_waits_for_an_end_only_is_not_woken_by_steps(
+    record: Record, feed: LocalFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = FeedReader(record, feed, poll_s=600)  # type: ignore[arg-type]
+    reads = _reads(reader, monkeypatch)
+    with reader.end_of("o") as ended:
+        wait_until(lambda: reads == [1])  # whoever subscribes is woken once
+        tell(record, 50, EventType.OPERATION_PROGRESS, operation_id="o")
+        feed.wake(ends=False)
+        assert not reader._grown.is_set()
+        assert reads == [1]
+        tell(record, type_=EventType.OPERATION_COMPLETED, operation_id="o")
+        feed.wake()
+        assert ended.wait(5)
+        # Somebody who listens is woken by everything.
+        heard: list[int] = []
+        reader.listen(lambda event: heard.append(event["id"]))
+        told = tell(record)
+        feed.wake(ends=False)
+        wait_until(lambda: heard == told, 5)
+    reader.close()
+
+
+def test_nothing_is_read_while_nobody_listens_and_who_comes_then_begins_behind_it(
+    record: Record, feed: LocalFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = FeedReader(record, feed, poll_s=600)  # type: ignore[arg-type]
+    reads = _reads(reader, monkeypatch)
+    number, _ = reader.listen(lambda _event: None)
+    wait_until(lambda: reads == [1])
+    reader.leave(number)
+    missed = tell(record, 700)
+    feed.wake()
+    wait_until(lambda: not reader._grown.is_set())
+    heard: list[int] = []
+    _, position = reader.listen(lambda event: heard.append(event["id"]))
+    assert position == missed[-1]
+    told = tell(record, 3)
+    feed.wake()
+    wait_until(lambda: heard == told, 5)
+    reader.close()
+
+
 def test_a_reader_that_ends_lets_everybody_go(reader: FeedReader) -> None:
     with reader.end_of("o") as waiting:
         assert not reader.closed
@@ -179,8 +229,8 @@ class Wire:
             raise redis.ConnectionError("refused")
         self.sent.append((operation_id, type_))
 
-    def wake(self) -> None:
-        self.woken += 1
+    def wake(self, ends: bool = True) -> None:
+        self.woken += ends
 
 
 @pytest.fixture

@@ -560,3 +560,20 @@ def test_the_gateways_threads_begin_with_it_and_end_with_it(tmp_path: Any) -> No
         assert reader.closed
         wait_until(lambda: not reader._thread.is_alive(), 5)
         app.extensions["clos"].record.close()
+
+
+def test_the_log_is_read_only_while_there_are_sockets(tmp_path: Any) -> None:
+    with kit(tmp_path) as api:
+        gate = Gateway(api)
+        assert not api.shared.reader._listeners
+        one, other = Socket(gate), Socket(gate)
+        assert one.read()["type"] == other.read()["type"] == "hello"
+        assert len(api.shared.reader._listeners) == 1
+        one.close()
+        wait_until(lambda: len(gate.hub.clients()) == 1, 5)
+        assert len(api.shared.reader._listeners) == 1
+        other.subscribe(events=["operation.*"])
+        assert gate.tell() == [other.read()["id"]]
+        other.close()
+        wait_until(lambda: not api.shared.reader._listeners, 5)
+        gate.close()

@@ -33,7 +33,6 @@ log = structlog.get_logger()
 _PAUSE_S = 0.05
 # How long a container that was made or looked at counts as merely created. Somebody may start it by hand, in vain.
 _JUST_MADE = timedelta(seconds=3)
-_FRESH_S = 1.0
 
 
 class Containers:
@@ -89,10 +88,6 @@ class Containers:
             NotOurs: its name belongs to somebody else's container.
             PolicyDenied, StartFailed: a new one may not or cannot be made; what is there stays.
         """
-        at, fresh = self._fresh.pop(spec.id, (0.0, None))
-        # Known once only: if it is gone by now, its start says so, and the next look is a real one.
-        if fresh is not None and fresh.spec_hash == spec.hash() and time.monotonic() - at < _FRESH_S:
-            return fresh
         deadline = time.monotonic() + self._client.timeout_s
         while time.monotonic() < deadline:
             found = self.find(spec.id)
@@ -102,6 +97,14 @@ class Containers:
             if instance and instance.ref:
                 self._give_way(instance.ref, spec)
         raise StartFailed(f"{spec.id}: its container keeps being changed by others", hint="try again")
+
+    def to_start(self, spec: ServiceSpec) -> Instance:
+        """The same for a start, which mostly follows the making at once. Raises what `created` does."""
+        at, fresh = self._fresh.pop(spec.id, (0.0, None))
+        # Good once: if it is gone by now, the engine says so, and the next look is a real one.
+        if fresh is not None and fresh.spec_hash == spec.hash() and time.monotonic() - at < _JUST_MADE.total_seconds():
+            return fresh
+        return self.created(spec)
 
     def replaced(self, spec: ServiceSpec) -> Instance:
         """The container of this very spec: the one that is there, or a new one beside what else is there, with the
@@ -146,14 +149,11 @@ class Containers:
                 ref = self._make_in(networks, name, spec, before or {})
         except (APIError, StartFailed) as error:
             self._networks.release(names_of(spec))
-            if not isinstance(error, APIError):
+            if not isinstance(error, APIError) or not (network_vanished(error) or status(error) == 409):
                 raise
-            if network_vanished(error):
-                self._networks.forget(names_of(spec))
-                return None
-            if status(error) != 409:
-                raise
-            self._see_who_has(name, spec)
+            if status(error) == 409:
+                self._see_who_has(name, spec)
+            self._networks.forget(names_of(spec))
             return None
         log.info("container.created", service=spec.id, container=ref[:12])
         made = self.observation.made(ref, spec.id, spec.hash())

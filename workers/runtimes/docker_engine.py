@@ -142,7 +142,7 @@ class DockerEngine(Marked):
 
     def start(self, spec: ServiceSpec, keep: bool = False) -> Instance:
         """Run the container, made first where it is missing. `keep`: beside one of another hash that is stopped."""
-        made = self._containers.replaced if keep else self._containers.created
+        made = self._containers.replaced if keep else self._containers.to_start
         with self._doing("start", spec):
             return self._starting.start(spec, made)
 
