@@ -44,9 +44,11 @@ def needed(session: Session, services: Collection[str], groups: Collection[str] 
         GroupNotFound: one of the groups is not registered.
     """
     found: dict[str, Row[Any]] = {row.id: row for row in _rows(session, _NEEDED, services)}
-    names, seen = set(groups), set[str]()
+    names, whole, seen = set(groups), set[str](), set[str]()
     while True:
         found |= {row.id: row for row in _rows(session, _NEEDED_BY_GROUPS, names)}
+        whole |= names
+        # Of a group one service may be needed first, and all of it only later.
         fresh = ({row.group_name for row in found.values()} | names) - seen
         if not fresh:
             return found
@@ -54,7 +56,7 @@ def needed(session: Session, services: Collection[str], groups: Collection[str] 
         if missing := set(groups) & fresh - needs.keys():
             raise GroupNotFound(min(missing))
         seen |= fresh
-        names = {other for each in needs.values() for other in each} - seen
+        names = {other for each in needs.values() for other in each} - whole
 
 
 def dependents(session: Session, roots: Collection[str]) -> set[str]:
@@ -69,8 +71,10 @@ def dependents(session: Session, roots: Collection[str]) -> set[str]:
 
 
 def _groups_needing(session: Session, names: Collection[str]) -> set[str]:
+    """Without those that are named, unless they need one of these: of such a one all services do."""
     needs = {row.name: row.dependencies or () for row in session.execute(_ALL_GROUP_NEEDS)}
-    return graph.closure(graph.reverse(needs), names) - set(names)
+    turned = graph.reverse(needs)
+    return graph.closure(turned, {other for name in names for other in turned.get(name, ())})
 
 
 def following(session: Session, roots: Collection[str]) -> set[str]:

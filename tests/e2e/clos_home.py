@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from tests.integration.rig import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,13 +26,15 @@ class Home:
             "CLOS_WS_PORT": str(free_port()),
             "TERM": "dumb",
         } | environ  # fmt: skip
+        # A command that runs every further one: `unshare …`.
+        self.wrapper: list[str] = []
 
     def run(
         self, *arguments: str, timeout_s: float = 60.0, text: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """One command, its exit code and both streams."""
         return subprocess.run(
-            [str(ROOT / "clos"), *arguments],
+            [*self.wrapper, str(ROOT / "clos"), *arguments],
             cwd="/",
             env=self.environ,
             input=text,
@@ -46,6 +50,15 @@ class Home:
         ran = self.run(*arguments, "-o", "json")
         assert ran.returncode == 0, ran.stderr
         return json.loads(ran.stdout)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of this CLOS itself, its services apart: they get nothing of its environment."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("CLOS_HOME") == str(self.folder):
+                    found.append(process)
+        return found
 
     def end(self) -> None:
         """Stop what runs, services first."""

@@ -1,13 +1,13 @@
 """An engine that goes and comes back, a host that is restarted, hands that stop things: real containers and processes.
 
-Issue 4, "Done when" 2: three groups and processes, twelve services in one graph.
+The twelve services of three projects, in order over a start, an engine's restart and a reboot: tests/e2e.
 """
 
 import os
 import signal
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -78,87 +78,6 @@ def _check(path: str) -> dict[str, Any]:
     return {"type": "exec", "test": ["test", "-e", path], "interval": 1.0, "timeout": 5.0, "start_period": 30.0}
 
 
-def twelve() -> dict[str, list[dict[str, Any]]]:
-    """Three groups, two runtimes, twelve services, one graph."""
-    return {
-        "data": [container("db"), container("cache"), process("queue", "db"), container("search", "db", "cache")],
-        "core": [
-            container("auth", "data/db"),
-            process("api", "auth", "data/cache", "data/queue"),
-            container("jobs", "data/queue", "data/search"),
-            container("mail", "jobs"),
-        ],
-        "edge": [
-            container("web", "core/api"),
-            process("admin", "core/api", "core/jobs"),
-            container("proxy", "web", "admin"),
-            container("probe", "proxy", "core/mail"),
-        ],
-    }
-
-
-def edges(groups: Mapping[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
-    """(service, what it needs), by id."""
-    found = []
-    for group, services in groups.items():
-        for one in services:
-            for need in one["depends_on"]:
-                other, _, name = need["service"].rpartition("/")
-                found.append((f"{group}-{one['name']}", f"{other or group}-{name}"))
-    return found
-
-
-class World:
-    """The twelve, and when each of them began."""
-
-    def __init__(self, clos: Rig, engine: PrivateEngine) -> None:
-        self.clos, self.engine = clos, engine
-        self.groups = twelve()
-        self.ids = [f"{group}-{one['name']}" for group, services in self.groups.items() for one in services]
-        self.containers = [
-            f"{group}-{one['name']}"
-            for group, services in self.groups.items()
-            for one in services
-            if one["runtime"] == "docker"
-        ]
-        for group, services in self.groups.items():
-            clos.add_group(group, services)
-
-    def began(self) -> dict[str, datetime]:
-        """Of containers as the engine tells, of processes as their launch was recorded."""
-        found = {}
-        for each in self.ids:
-            if each in self.containers:
-                state = self.engine.inspect(each)["State"]
-                assert state["Running"], each
-                at = parse_time(state["StartedAt"])
-            else:
-                at = self.clos.service(each).started_at
-            assert at is not None
-            found[each] = at
-        return found
-
-    def check_order(self, what: str, changed: list[str], since: datetime) -> None:
-        """Every edge and every health gate is respected by those that began anew."""
-        began = self.began()
-        for service, need in edges(self.groups):
-            if service in changed and need in changed:
-                gap_s = (began[service] - began[need]).total_seconds()
-                assert gap_s >= READY_S, (service, need, gap_s)
-        for each in changed:
-            assert began[each] >= since, each
-        last = max(began[each] for each in changed)
-        print(f"{what}: {len(changed)} services, last begun {(last - since).total_seconds():.2f} s after it")
-
-    def up(self) -> bool:
-        with self.clos.record.read() as session:
-            rows = session.execute(select(Service.id, Service.status, Service.health_status)).all()
-        return all((row.status, row.health_status) == ("running", "healthy") for row in rows)
-
-    def pids(self) -> dict[str, int | None]:
-        return {each: self.clos.service(each).pid for each in self.ids if each not in self.containers}
-
-
 def _repairs(clos: Rig, since: datetime) -> list[Operation]:
     with clos.record.read() as session:
         found = session.scalars(
@@ -170,76 +89,10 @@ def _repairs(clos: Rig, since: datetime) -> list[Operation]:
         return list(found)
 
 
-def _up_again(clos: Rig, world: World, since: datetime) -> list[Operation]:
-    """Wait until everything is healthy again; the repairs that made it so."""
-    wait_until(
-        lambda: world.up() and [each.status for each in _repairs(clos, since)].count("completed") > 0,
-        90,
-        f"all being healthy again: {_states(clos)}",
-    )
-    return _repairs(clos, since)
-
-
 def _states(clos: Rig) -> dict[str, Any]:
     with clos.record.read() as session:
         rows = session.execute(select(Service.id, Service.status, Service.down_cause, Service.waiting_for))
         return {row.id: (row.status, row.down_cause, row.waiting_for) for row in rows}
-
-
-def _another_boot(clos: Rig) -> None:
-    """What CLOS runs from now on sees another boot of the host."""
-    path = clos.home / "boot-id"
-    path.write_text(f"{uuid.uuid4()}\n")
-    path.chmod(0o444)
-    mounted = f'mount --bind {path} /proc/sys/kernel/random/boot_id && exec "$@"'
-    clos.wrapper = ["unshare", "--mount", "--", "sh", "-c", mounted, "sh"]
-
-
-def test_twelve_services_come_up_in_order_after_a_start_an_engines_restart_its_death_and_a_reboot(clos, engine):
-    clos.scheduler()
-    worker = clos.worker()
-    world = World(clos, engine)
-
-    since = now()
-    ended = clos.ended(clos.ask("start", "edge"), 90)
-    assert ended.status == "completed", ended.error
-    world.check_order("clos start", world.ids, since)
-    for each in world.containers:
-        assert engine.inspect(each)["HostConfig"]["RestartPolicy"]["Name"] in ("", "no"), each
-    wait_until(world.up, 30)
-
-    for what, how in (("restart of the engine", signal.SIGTERM), ("death of the engine", signal.SIGKILL)):
-        pids = world.pids()
-        engine.stop(how)
-        wait_until(lambda: clos.service("data-db").status == "unknown", 20, "the engine's being missed")
-        assert clos.service("core-api").status == "running"
-        since = now()
-        engine.start()
-        repairs = _up_again(clos, world, since)
-        assert [(each.type, each.status) for each in repairs] == [("batch.start", "completed")], _states(clos)
-        assert repairs[0].parameters["reason"] == "its engine was restarted"
-        world.check_order(what, world.containers, since)
-        assert world.pids() == pids  # what did not go with it was not touched
-
-    worker.kill()
-    worker.wait(10)
-    engine.stop()
-    for pid in world.pids().values():
-        _end_session(pid)
-    since = now()
-    _another_boot(clos)
-    clos.worker()
-    engine.start()
-    wait_until(world.up, 90, f"all being up after the reboot: {_states(clos)}")
-    assert {each.parameters["reason"] for each in _repairs(clos, since)} == {"this host was restarted"}
-    world.check_order("reboot", world.ids, since)
-
-
-def _end_session(pid: int | None) -> None:
-    assert pid is not None
-    leader = psutil.Process(pid)
-    for process_ in [leader, *leader.children(recursive=True)]:
-        process_.kill()
 
 
 def test_what_a_person_stops_or_removes_is_reported_within_moments_and_repaired_only_by_policy(clos, engine):

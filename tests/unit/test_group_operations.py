@@ -59,6 +59,16 @@ def test_a_need_of_a_need_takes_along_what_that_ones_group_depends_on(kit):
         assert registry_reach.dependents(session, ["deep-disk"]) == {"data-db", "shop-web"}
 
 
+def test_all_of_a_group_is_needed_where_one_of_its_services_is_needed_by_name_as_well(kit):
+    kit.group("core", plain("api"), plain("mail"))
+    kit.group("edge", plain("web", "core/api"), plain("proxy"), dependencies=["core"])
+
+    with kit.record.read() as session:
+        targets = registry_graph.targets_for(session, "start", group="edge")
+        assert targets.services == ("core-api", "core-mail", "edge-proxy", "edge-web")
+        assert registry_reach.dependents(session, ["core-api"]) == {"edge-web", "edge-proxy"}
+
+
 def test_who_needs_a_whole_group_still_needs_each_of_its_services_when_one_is_stopped(kit):
     shops(kit)
     kit.does("start")
