@@ -6,128 +6,90 @@ the same volumes and networks. Only when all of it is up are the old containers 
 own go, and the old ones are started again.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from domain import graph
-from domain.errors import Cancelled, EngineUnreachable
+from domain.errors import Cancelled
 from domain.needs import edges_of
 from domain.planning import Action, Plan, Step
 from domain.resolving import Decision
 from domain.starting import plan_start
-from domain.states import Desired, OperationStatus
+from domain.states import Desired, OperationStatus, StepStatus
 from domain.stopping import plan_stop
 from models import operations, registry_graph, registry_imports, registry_reach
 from models.operations import Operation
-from workers import carrying
+from workers import adoption_record, carrying
+from workers.adoption_record import Foreign, Promise
 from workers.carrying import Subject
 from workers.claims import Claim
 from workers.context import Context
 from workers.executor import Outcome
 from workers.journal import Journal
-from workers.runtimes.compose_project import Project
-from workers.runtimes.docker_engine import DockerEngine
 
 log = structlog.get_logger()
-_PROJECT, _SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 
 
-@dataclass(frozen=True)
-class Foreign:
-    """A container that Compose made for a service of the project."""
-
-    ref: str
-    name: str
-    service: str
-    running: bool
-
-    @property
-    def target(self) -> str:
-        """What a step on it is called."""
-        return f"container:{self.ref[:12]}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"container_id": self.ref, "name": self.name, "service": self.service, "running": self.running}
+def take_over(context: Context, operation: Operation, claim: Claim, journal: Journal) -> None:
+    """Exchange the project's containers for the group's as it was promised, and end the operation."""
+    promised = adoption_record.read(context, claim)
+    subject = _subject(context, promised)
+    end = promised.back
+    if end is None:
+        end = _forward(context, operation, claim, journal, subject, promised)
+        if end is None:
+            return
+        adoption_record.turn_back(context, claim, end)
+    _go_back(context, operation, claim, journal, subject, promised)
+    result = promised.result | {"runs": "the containers that Compose made"}
+    journal.finish(OperationStatus(end["status"]), result, end["error"])
 
 
-def find(context: Context, project: Project, must: bool) -> list[Foreign]:
-    """The containers that Compose made for a project. Where no engine answers there are none, unless they `must` be
-    known.
-
-    Raises:
-        EngineUnreachable: they must, and it does not answer.
-    """
-    engine = context.runtimes.get("docker")
-    if not isinstance(engine, DockerEngine):
-        return []
-    try:
-        found = engine.foreign.labelled({_PROJECT: project.name})
-    except EngineUnreachable:
-        if must:
-            raise
-        return []
-    return [
-        Foreign(
-            str(each["Id"]),
-            next(iter(each.get("Names") or ()), "").lstrip("/"),
-            str((each.get("Labels") or {}).get(_SERVICE) or ""),
-            each.get("State") == "running",
-        )
-        for each in found
-    ]
-
-
-def take_over(
-    context: Context,
-    operation: Operation,
-    claim: Claim,
-    journal: Journal,
-    group: str,
-    foreign: Sequence[Foreign],
-    result: dict[str, Any],
-) -> None:
-    """Exchange the project's containers for the group's, and end the operation."""
-    ran = _promise(context, claim, foreign)
-    subject = _subject(context, group, foreign, ran)
-    plan, decision = _plan(context, subject, foreign)
+def _forward(
+    context: Context, operation: Operation, claim: Claim, journal: Journal, subject: Subject, promised: Promise
+) -> dict[str, Any] | None:
+    """The way forward. None: the operation has ended; else how it is to end once all is as it was."""
+    plan, decision = _plan(context, subject, promised)
     _want(context, claim, subject, Desired.RUNNING)
     journal.begin(plan)
     outcome = carrying.carry(context, operation, claim, journal, subject, plan, decision)
-    if outcome.failed or outcome.cancelled:
-        _go_back(context, operation, claim, journal, subject, [each for each in foreign if each.ref in ran], decision)
-        result["runs"] = "the containers that Compose made"
-        _end_badly(journal, outcome, result)
-        return
-    result["runs"] = "the containers that CLOS made"
-    result["taken_over"] = [each.as_dict() for each in foreign if each.ref in ran]
-    journal.finish(OperationStatus.COMPLETED, result)
-    log.info("project.taken_over", operation_id=operation.id, group=group, containers=len(foreign))
+    carrying.settle(context, journal, subject)
+    removed = _removed(journal)
+    result = promised.result | {"runs": "the containers that CLOS made"}
+    if not outcome.failed and not outcome.cancelled:
+        result["taken_over"] = [each.as_dict() for each in promised.ran]
+        journal.finish(OperationStatus.COMPLETED, result)
+        log.info("project.taken_over", operation_id=operation.id, group=promised.group, containers=len(removed))
+        return None
+    end = _bad_end(outcome, "what was left of Compose's is stopped" if removed else "what ran before runs again")
+    if not removed:
+        return end
+    # There is nothing to go back to any more: the group's own runs, and all that is left of the old ones is told.
+    result["left"] = [each.as_dict() for each in promised.containers if each.target not in removed]
+    journal.finish(OperationStatus(end["status"]), result, end["error"])
+    return None
 
 
-def _promise(context: Context, claim: Claim, foreign: Sequence[Foreign]) -> set[str]:
-    """Write down which containers ran, before the first of them is stopped; those of an earlier attempt count."""
-    with context.record.write() as session:
-        operation = operations.held(session, claim.operation_id, claim.fence)
-        kept = (operation.compensation or {}).get("start_again")
-        ran = kept if kept is not None else sorted(each.ref for each in foreign if each.running)
-        operation.compensation = {"start_again": ran}
-    return set(ran)
+def _removed(journal: Journal) -> set[str]:
+    done = [row for row in journal.steps() if row.status == StepStatus.COMPLETED and row.action == Action.REMOVE]
+    return {row.target for row in done if row.target.startswith("container:")}
 
 
-def _subject(context: Context, group: str, foreign: Sequence[Foreign], ran: set[str]) -> Subject:
+def _subject(context: Context, promised: Promise) -> Subject:
     """The services whose containers ran, and what they need."""
-    names = tuple(sorted({each.service for each in foreign if each.ref in ran}))
+    names = tuple(sorted({each.service for each in promised.ran}))
     with context.record.read() as session:
-        ids = registry_imports.ids_of(session, group, names)
+        ids = registry_imports.ids_of(session, promised.group, names)
         taken = registry_reach.needed(session, ids)
     return carrying.read_subject(context.record, sorted(taken))
 
 
-def _plan(context: Context, subject: Subject, foreign: Sequence[Foreign]) -> tuple[Plan, Decision]:
+def _plan(context: Context, subject: Subject, promised: Promise) -> tuple[Plan, Decision]:
+    known = {each.ref for each in promised.containers}
+    foreign = [each for each in adoption_record.find(context, promised.project, must=True) if each.ref in known]
     observed = context.observer.snapshot(subject.specs, subject.health)
     images = carrying.images_ready(context, subject.specs, observed)
     start = plan_start(subject.specs, observed, set(subject.by_id), images, subject.groups)
@@ -137,8 +99,7 @@ def _plan(context: Context, subject: Subject, foreign: Sequence[Foreign]) -> tup
     steps = [_after(step, gate) for step in start.steps]
     waits = tuple(step.id for step in steps if step.action is Action.WAIT)
     removals = [Step(Action.REMOVE, each.target, "the group's own runs in its place", waits) for each in foreign]
-    decision = Decision(containers=tuple((each.ref, each.name) for each in foreign))
-    return Plan((*_early(steps), *stops, *_late(steps), *removals)), decision
+    return Plan((*_early(steps), *stops, *_late(steps), *removals)), promised.decision
 
 
 def _early(steps: Sequence[Step]) -> list[Step]:
@@ -172,13 +133,7 @@ def _want(context: Context, claim: Claim, subject: Subject, desired: Desired) ->
 
 
 def _go_back(
-    context: Context,
-    operation: Operation,
-    claim: Claim,
-    journal: Journal,
-    subject: Subject,
-    foreign: Sequence[Foreign],
-    decision: Decision,
+    context: Context, operation: Operation, claim: Claim, journal: Journal, subject: Subject, promised: Promise
 ) -> None:
     """Take the group's own away, and start what ran before."""
     claim.cancelled.clear()  # what is undone is not cancelled
@@ -188,19 +143,20 @@ def _go_back(
     last = tuple(step.id for step in away.steps)
     back = [
         Step(Action.START, each.target, "it ran before the take-over", last, optional=frozenset(last))
-        for each in foreign
+        for each in promised.ran
     ]
     plan = Plan((*away.steps, *back))
-    journal.begin(plan)
-    undone = carrying.carry(context, operation, claim, journal, subject, plan, decision)
+    journal.turn_back(plan)
+    undone = carrying.carry(context, operation, claim, journal, subject, plan, promised.decision)
+    carrying.settle(context, journal, subject)
     for step, error in undone.failed.items():
         log.error("takeover.not_undone", operation_id=operation.id, step=step, error=str(error))
 
 
-def _end_badly(journal: Journal, outcome: Outcome, result: Mapping[str, Any]) -> None:
+def _bad_end(outcome: Outcome, now: str) -> dict[str, Any]:
+    """How the operation ends: its status and error."""
     if outcome.failed:
         step, error = next(iter(outcome.failed.items()))
-        journal.finish(OperationStatus.FAILED, result, error.as_dict() | {"step": step})
-        return
-    cancelled = Cancelled("it was cancelled; what ran before runs again")
-    journal.finish(OperationStatus.CANCELLED, result, cancelled.as_dict())
+        return {"status": OperationStatus.FAILED.value, "error": error.as_dict() | {"step": step}}
+    cancelled = Cancelled(f"it was cancelled; {now}")
+    return {"status": OperationStatus.CANCELLED.value, "error": cancelled.as_dict()}

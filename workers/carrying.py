@@ -253,13 +253,18 @@ def _forget(session: Session, operation: Operation) -> None:
             registry_groups.delete_group(session, operation.group_name)
 
 
-def conclude(
-    context: Context, journal: Journal, operation: Operation, subject: Subject, plan: Plan, outcome: Outcome
-) -> None:
-    # Also what an earlier attempt had begun and this one found done.
+def settle(context: Context, journal: Journal, subject: Subject) -> None:
+    """Write down how services are that the operation did not get to the end with; also what an earlier attempt had begun
+    and this one found done."""
     if unsettled := journal.unsettled([spec.id for spec in subject.specs]):
         left = [spec for spec in subject.specs if spec.id in unsettled]
         journal.settle(unsettled, context.observer.snapshot(left, subject.health))
+
+
+def conclude(
+    context: Context, journal: Journal, operation: Operation, subject: Subject, plan: Plan, outcome: Outcome
+) -> None:
+    settle(context, journal, subject)
     result: dict[str, Any] = {"changed": len(outcome.completed), "steps": len(plan.steps)}
     if plan.resolutions:
         result["resolutions"] = [dict(each) for each in plan.resolutions]

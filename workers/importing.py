@@ -8,10 +8,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.orm import Session
 
 from domain.compose import extension
 from domain.compose.difference import Difference
@@ -24,7 +26,7 @@ from domain.stopping import plan_stop
 from models import import_inputs, operations, registry_imports
 from models.groups import Group
 from models.operations import Operation
-from workers import adopting, carrying
+from workers import adopting, adoption_record, carrying
 from workers.claims import Claim
 from workers.context import Context
 from workers.journal import Journal
@@ -80,6 +82,10 @@ def _import(context: Context, operation: Operation, claim: Claim, journal: Journ
         ClosError: what the record says. Nothing is written then, but what the file no longer has may be stopped.
     """
     asked = operation.parameters or {}
+    if operation.compensation:
+        # An earlier attempt has begun to exchange containers: what the file says by now is no matter any more.
+        adopting.take_over(context, operation, claim, journal)
+        return
     with context.record.read() as session:
         content, variables = import_inputs.of(session, operation.id)
     if asked.get("content") and content is None:
@@ -89,7 +95,7 @@ def _import(context: Context, operation: Operation, claim: Claim, journal: Journ
         changed = registry_imports.compared(session, found.name, found.imported.body)
         shared = registry_imports.shared_ports(session, found.imported.body)
     result = _result(found, changed, shared)
-    foreign = adopting.find(context, found.project, must=bool(asked.get("adopt")))
+    foreign = adoption_record.find(context, found.project.name, must=bool(asked.get("adopt")))
     result["containers"] = [each.as_dict() for each in foreign]
     if asked.get("dry_run"):
         journal.finish(OperationStatus.COMPLETED, result)
@@ -97,11 +103,12 @@ def _import(context: Context, operation: Operation, claim: Claim, journal: Journ
     _take_locks(context, operation, claim, found.name)
     if not _remove_what_is_gone(context, operation, claim, journal, changed, found.name, result):
         return
-    _write(context, operation, claim, found, changed, asked)
+    write = partial(_write, operation, context, found, changed)
     if asked.get("adopt") and foreign:
-        adopting.take_over(context, operation, claim, journal, found.name, foreign, result)
+        adoption_record.promise(context, claim, found.name, found.project.name, foreign, result, write)
+        adopting.take_over(context, operation, claim, journal)
         return
-    journal.finish(OperationStatus.COMPLETED, result)
+    journal.finish(OperationStatus.COMPLETED, result, last=write)
     log.info("group.imported", operation_id=operation.id, group=found.name, services=len(result["services"]))
 
 
@@ -194,19 +201,16 @@ def _remove_what_is_gone(
     return True
 
 
-def _write(
-    context: Context, operation: Operation, claim: Claim, found: Read, changed: Difference, asked: Mapping[str, Any]
-) -> None:
+def _write(operation: Operation, context: Context, found: Read, changed: Difference, session: Session) -> None:
     body = found.imported.body
     try:
-        with context.record.write() as session:
-            operations.held(session, claim.operation_id, claim.fence)
-            registry_imports.write(session, body, changed, _remembered(found, asked), context.own_ports)
-            registry_imports.refuse_denied(session, found.name, context.policy)
-            registry_imports.hold(session, operation.id, registry_imports.targets(session, found.name))
+        remembered = _remembered(found, operation.parameters or {})
+        registry_imports.write(session, body, changed, remembered, context.own_ports)
+        registry_imports.refuse_denied(session, found.name, context.policy)
+        registry_imports.hold(session, operation.id, registry_imports.targets(session, found.name))
+        import_inputs.forget(session, operation.id)
     except ValidationFailed as refusal:
         raise registry_imports.refused(body, refusal) from refusal
-    context.feed.wake()
 
 
 def _remembered(found: Read, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tests.faults import (
     allocations,
     cancelled_steps,
     cut_clients,
+    killed_adopts,
     killed_steps,
     killed_updates,
     killed_workers,
@@ -95,6 +96,10 @@ def _killed_updates(rounds: int, back: bool, docker: bool) -> tuple[bool, dict[s
     return _kills(killed_updates.campaign(back, docker, 1 if rounds >= 50 else 13))
 
 
+def _killed_adopts(rounds: int, what: str) -> tuple[bool, dict[str, object]]:
+    return _kills(killed_adopts.campaign(what, 1 if rounds >= 50 else 6))
+
+
 def _cancelled(rounds: int, verb: str, docker: bool) -> tuple[bool, dict[str, object]]:
     every = 1 if rounds >= 50 else 8
     done = cancelled_steps.update(docker, every) if verb == "update" else cancelled_steps.simple(verb, docker, every)
@@ -130,6 +135,9 @@ def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict
         "killed_updates_docker": lambda: _killed_updates(rounds, False, True),
         "killed_rollbacks_process": lambda: _killed_updates(rounds, True, False),
         "killed_rollbacks_docker": lambda: _killed_updates(rounds, True, True),
+        "killed_adopts_docker": lambda: _killed_adopts(rounds, killed_adopts.ADOPT),
+        "killed_adopts_back_docker": lambda: _killed_adopts(rounds, killed_adopts.BACK),
+        "killed_imports_docker": lambda: _killed_adopts(rounds, killed_adopts.DROP),
         "cancelled_start_process": lambda: _cancelled(rounds, "start", False),
         "cancelled_start_docker": lambda: _cancelled(rounds, "start", True),
         "cancelled_stop_process": lambda: _cancelled(rounds, "stop", False),
