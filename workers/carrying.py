@@ -103,8 +103,9 @@ def carry(
     subject: Subject,
     plan: Plan,
     decision: Decision,
+    removes: bool = False,
 ) -> Outcome:
-    """Do a plan's steps."""
+    """Do a plan's steps. `removes`: what it is about is forgotten afterwards."""
     parameters = operation.parameters or {}
     ids = sorted(subject.by_id)
     steps = Steps(
@@ -131,9 +132,9 @@ def carry(
         _seconds(parameters.get("step_timeout")),
     )
     outcome = executor.run(deadline_of(context, operation))
-    if outcome.cancelled:
+    if outcome.cancelled and len(outcome.completed) < len(plan.steps):
         outcome.told = undoing.undo(plan, steps, journal, context.observer)
-    elif operation.type.endswith(".remove") and not outcome.failed:
+    elif (removes or operation.type.endswith(".remove")) and not outcome.failed:
         _take_rest_away(plan, subject.specs, steps)
     elif not operation.type.endswith((".stop", ".remove")):
         executor.last_observation(outcome)
@@ -254,7 +255,7 @@ def _forget(session: Session, operation: Operation) -> None:
 
 
 def settle(context: Context, journal: Journal, subject: Subject) -> None:
-    """Write down how services are that the operation did not get to the end with; also what an earlier attempt had begun
+    """Write down how services are that the operation did not get to the end with, and what an earlier attempt had begun
     and this one found done."""
     if unsettled := journal.unsettled([spec.id for spec in subject.specs]):
         left = [spec for spec in subject.specs if spec.id in unsettled]

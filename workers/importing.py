@@ -189,7 +189,7 @@ def _remove_what_is_gone(
     observed = context.observer.snapshot(subject.specs, subject.health)
     plan = plan_stop(subject.specs, observed, "the file no longer has it", remove=True)
     journal.begin(plan)
-    outcome = carrying.carry(context, operation, claim, journal, subject, plan, Decision())
+    outcome = carrying.carry(context, operation, claim, journal, subject, plan, Decision(), removes=True)
     if outcome.failed:
         step, error = next(iter(outcome.failed.items()))
         journal.finish(OperationStatus.FAILED, result, error.as_dict() | {"step": step})

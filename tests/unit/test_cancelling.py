@@ -65,6 +65,23 @@ def _judge(kit, ended, group):
         assert not started or ("nobody waited" in left[f"start:{group}-{name}"]["text"]) == (not waited)
 
 
+def test_a_removal_that_finds_nothing_to_do_takes_the_networks_along_though_it_is_cancelled(kit, monkeypatch):
+    kit.group("shop", _container("db"))
+    operation_id = kit.ask("remove", "shop")
+    begin = Journal.begin
+
+    def begun(journal, plan, *more):
+        begin(journal, plan, *more)
+        _cancel(kit, operation_id)
+        begin(journal, plan, *more)  # it learns of a cancel as it writes
+
+    monkeypatch.setattr(Journal, "begin", begun)
+    ended = kit.run(operation_id)
+
+    assert (ended.status, list(ended.steps)) == ("completed", [])
+    assert ("remove", "shop-db") in kit.memory.calls
+
+
 @pytest.mark.parametrize("when", ["started", "completed"])
 @pytest.mark.parametrize(("make", "count"), [(plain, 6), (_container, 12)])
 def test_a_start_that_is_cancelled_at_any_step(kit, monkeypatch, make, count, when):

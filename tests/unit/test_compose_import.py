@@ -164,6 +164,14 @@ def test_a_service_that_the_file_no_longer_has_is_stopped_removed_and_forgotten(
     assert "demo-web" not in demo.kit.memory.observe()
 
 
+def test_what_a_dropped_service_left_goes_although_its_container_was_removed_by_hand(demo: Importer) -> None:
+    demo.imports("name: demo\nservices:\n  db: {image: 'db:1'}\n  web: {image: 'web:1'}\n")
+    demo.write("name: demo\nservices:\n  db: {image: 'db:1'}\n")
+    ended = demo.does()
+    assert (ended.status, list(ended.steps)) == ("completed", [])
+    assert ("remove", "demo-web") in demo.kit.memory.calls  # a runtime takes its networks away with it
+
+
 def test_one_that_others_need_is_not_taken_away(demo: Importer) -> None:
     demo.imports(TEXT)
     with demo.kit.record.write() as session:

@@ -318,6 +318,24 @@ def test_a_network_lives_from_the_first_container_to_the_last(engine: DockerEngi
     assert nothing_left(there)
 
 
+def test_a_network_that_the_group_had_under_another_name_goes_with_the_container_that_is_gone(
+    engine: DockerEngine, there: EngineStandIn
+) -> None:
+    engine.create(spec(network_name="before"))
+    there.containers.clear()
+    engine.remove(spec(network_name="after"))
+    assert nothing_left(there)
+
+
+def test_a_network_that_another_service_of_the_group_still_uses_stays(
+    engine: DockerEngine, there: EngineStandIn
+) -> None:
+    engine.create(spec("a", network_name="before"))
+    engine.create(spec("b", network_name="after"))
+    engine.remove(spec("b", network_name="after"))
+    assert [each["Name"] for each in there.networks.values()] == ["before"]
+
+
 @pytest.mark.parametrize(("code", "text"), [(404, "network x not found"), (403, "x has active endpoints")])
 def test_a_network_that_cannot_be_removed_is_kept(
     engine: DockerEngine, there: EngineStandIn, code: int, text: str

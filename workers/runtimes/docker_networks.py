@@ -85,16 +85,23 @@ class Networks:
             if network.external and not self._named(name) and not self._ours(name):
                 raise _missing(name, network)
 
-    def release(self, names: Iterable[str]) -> None:
-        """Remove those of ours among `names` that no container of ours refers to, running or not."""
+    def release(self, names: Iterable[str], group: str | None = None) -> None:
+        """Remove those of ours that no container of ours refers to, running or not: among `names`, and all of `group`.
+
+        A network's one owner is the group that its label names: so one goes too that the group's services have left,
+        or that is no more in its definition.
+        """
         wanted = {name for name in names if name}
-        if not wanted:
+        if not wanted and group is None:
             return
+        name_of, group_of = self._marks.label("network"), self._marks.label("group")
         with self._lock:
-            unused = wanted - self._used() - {name for name, count in self._awaited.items() if count > 0}
-            for name in unused:
-                self._seen.pop(name, None)
-                for network in self._ours(name):
+            kept = self._used() | {name for name, count in self._awaited.items() if count > 0}
+            for network in self._client.api().networks(filters=self._marks.filters()):
+                labels = network.get("Labels") or {}
+                name = labels.get(name_of, "")
+                if name not in kept and (name in wanted or (group is not None and labels.get(group_of) == group)):
+                    self._seen.pop(name, None)
                     self._remove(network["Id"])
 
     def _used(self) -> set[str]:

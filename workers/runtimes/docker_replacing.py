@@ -74,7 +74,8 @@ class Replacing:
         return self._start(str(ref), spec)
 
     def remove(self, spec: ServiceSpec, volumes: bool) -> None:
-        """Take away all that is there of the service: also the networks of a container that is gone already.
+        """Take away all that is there of the service, and what nobody uses any more of its group's networks: those of a
+        container that is gone already as well.
 
         Raises:
             ServiceRunning: it runs.
@@ -87,7 +88,7 @@ class Replacing:
         own: list[str] = []
         with suppress(StartFailed):  # of a spec that could never be started, nothing was made
             own = names_of(spec)
-        self._release(listed, own)
+        self._release(listed, own, spec.group)
 
     def _start(self, ref: str, spec: ServiceSpec) -> Instance:
         try:
@@ -131,10 +132,10 @@ class Replacing:
             # All of ours are found by their labels: a name that somebody else took in between fails no update.
             log.warning("container.not_renamed", service=spec.id, name=wanted, why=reason(str(error)))
 
-    def _release(self, removed: Iterable[Summary], further: Iterable[str] = ()) -> None:
+    def _release(self, removed: Iterable[Summary], further: Iterable[str] = (), group: str | None = None) -> None:
         label = self._marks.label("networks")
         named = {name for each in removed for name in ((each.get("Labels") or {}).get(label) or "").split(",")}
-        self._networks.release({*named, *further})
+        self._networks.release({*named, *further}, group)
 
     def as_made(self, spec: ServiceSpec) -> ServiceSpec:
         """The spec with the host ports that its container publishes."""
