@@ -6,6 +6,7 @@ the same volumes and networks. Only when all of it is up are the old containers 
 own go, and the old ones are started again.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -135,8 +136,8 @@ def _want(context: Context, claim: Claim, subject: Subject, desired: Desired) ->
 def _go_back(
     context: Context, operation: Operation, claim: Claim, journal: Journal, subject: Subject, promised: Promise
 ) -> None:
-    """Take the group's own away, and start what ran before."""
-    claim.cancelled.clear()  # what is undone is not cancelled
+    """Take the group's own away, and start what ran before. No cancel breaks off the way back."""
+    steadfast = replace(claim, cancelled=threading.Event())
     _want(context, claim, subject, Desired.STOPPED)
     observed = context.observer.snapshot(subject.specs, subject.health)
     away = plan_stop(subject.specs, observed, "the take-over did not succeed", remove=True)
@@ -146,8 +147,8 @@ def _go_back(
         for each in promised.ran
     ]
     plan = Plan((*away.steps, *back))
-    journal.turn_back(plan)
-    undone = carrying.carry(context, operation, claim, journal, subject, plan, promised.decision)
+    journal.begin(plan)
+    undone = carrying.carry(context, operation, steadfast, journal, subject, plan, promised.decision)
     carrying.settle(context, journal, subject)
     for step, error in undone.failed.items():
         log.error("takeover.not_undone", operation_id=operation.id, step=step, error=str(error))

@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 
 from domain.errors import EngineUnreachable
 from domain.resolving import Decision
+from domain.states import STEP_FINAL, StepStatus
 from models import operations
+from models.base import now
 from workers.claims import Claim
 from workers.context import Context
 from workers.runtimes.docker_engine import DockerEngine
@@ -131,7 +133,11 @@ def promise(
 
 
 def turn_back(context: Context, claim: Claim, end: Mapping[str, Any]) -> None:
-    """Write down that it goes back, and why: a further attempt does not try the way forward once more."""
+    """Write down that it goes back, and why: a further attempt does not try the way forward once more. What has not
+    begun of that is left out."""
     with context.record.write() as session:
         held = operations.held(session, claim.operation_id, claim.fence)
+        for row in held.steps:
+            if StepStatus(row.status) not in STEP_FINAL:
+                row.status, row.ended_at = StepStatus.SKIPPED.value, now()
         held.compensation = (held.compensation or {}) | {"back": dict(end)}

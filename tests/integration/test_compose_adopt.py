@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from domain.states import OperationStatus
-from models import import_inputs, operations
+from models import import_inputs, operation_requests, operations
 from models.operations import Operation
 from models.ports import PortRange
 from tests.images import client, docker_url, test_image
 from tests.integration.real_compose import RealCompose
 from tests.integration.rig import Rig, free_port, rig
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not Path(docker_url().removeprefix("unix://")).exists(), reason="needs Docker")
 
@@ -58,13 +59,30 @@ volumes: {{data: {{}}}}
         (self.folder / "compose.yaml").write_text(text, encoding="utf-8")
 
     def imports(self, **asked: Any) -> Operation:
+        return self.clos.ended(self.ask(**asked), 120)
+
+    def ask(self, **asked: Any) -> str:
         parameters = {"path": str(self.folder), **asked}
         with self.clos.record.write() as session:
             made = operations.create(session, "group.import", parameters=parameters, initiated_by="test")
             import_inputs.keep(session, made.id, None, {})
             operation_id = made.id
         self.clos.outbox.operation(operation_id, "group.import")
-        return self.clos.ended(operation_id, 120)
+        return str(operation_id)
+
+    def step(self, operation_id: str, service: str, action: str) -> str | None:
+        """How a step on one of Compose's containers stands."""
+        target = f"container:{self.before[service]['Id'][:12]}"
+        steps = self.clos.operation(operation_id).steps
+        return next((each.status for each in steps if (each.action, each.target) == (action, target)), None)
+
+    def as_they_were(self) -> bool:
+        """Whether Compose's containers run, the same ones."""
+        after = self.compose.inspected()
+        same = {name: each["Id"] for name, each in after.items()} == {
+            name: each["Id"] for name, each in self.before.items()
+        }
+        return same and all(each["State"]["Running"] for each in after.values())
 
     def close(self) -> None:
         if self.clos.record is not None:
@@ -112,9 +130,36 @@ def test_what_does_not_come_up_is_taken_back_and_the_old_ones_run_again(running:
     ended = running.imports(adopt=True)
     assert ended.status == OperationStatus.FAILED.value
     assert (ended.result or {})["runs"] == "the containers that Compose made"
-    after = running.compose.inspected()
-    assert {name: each["Id"] for name, each in after.items()} == {
-        name: each["Id"] for name, each in running.before.items()
-    }
-    assert all(each["State"]["Running"] for each in after.values())
+    assert running.as_they_were()
     assert running.clos.service(f"{running.folder.name}-web").desired == "stopped"
+
+
+def test_a_take_over_that_is_cancelled_is_undone_and_says_what_it_did_not_reach(running: Running) -> None:
+    operation_id = running.ask(adopt=True)
+    wait_until(lambda: running.step(operation_id, "web", "stop") in ("running", "completed"), 60)
+    with running.clos.record.write() as session:
+        operation_requests.cancel(session, operations.get(session, operation_id))
+
+    ended = running.clos.ended(operation_id, 60)
+
+    assert (ended.status, (ended.result or {})["runs"]) == ("cancelled", "the containers that Compose made")
+    assert running.as_they_were()
+    assert {running.step(operation_id, name, "remove") for name in ("web", "db")} == {"skipped"}
+
+
+def test_once_an_old_container_is_removed_the_new_ones_stay_and_what_is_left_is_told(running: Running) -> None:
+    operation_id = running.ask(adopt=True)
+    wait_until(lambda: running.step(operation_id, "db", "stop") == "completed", 60)
+    engine = client()
+    engine.containers.get(running.before["db"]["Id"]).start()  # one that runs is not removed
+    engine.close()
+
+    ended = running.clos.ended(operation_id, 60)
+
+    result = ended.result or {}
+    assert (ended.status, result["runs"]) == ("failed", "the containers that CLOS made"), ended.error
+    assert [each["service"] for each in result["left"]] == ["db"]
+    assert set(running.compose.inspected()) == {"db"}
+    for name in ("web", "db"):
+        service = running.clos.service(f"{running.folder.name}-{name}")
+        assert (service.status, service.desired) == ("running", "running")

@@ -107,8 +107,10 @@ def test_a_group_of_containers_is_defined_started_and_refused_where_it_reaches_t
     assert not world.inspected()["main"]["State"]["Running"]
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_a_group_whose_container_was_removed_by_hand_leaves_no_network(world: World, known: bool) -> None:
+@pytest.mark.parametrize(("known", "renamed"), [(False, False), (True, False), (True, True)])
+def test_a_group_whose_container_was_removed_by_hand_leaves_no_network(
+    world: World, known: bool, renamed: bool
+) -> None:
     body = {"name": world.group, "services": [{"name": "a", "image": test_image(), "command": ["idle"]}]}
     assert world.api.call("POST", "/groups", json=body).status_code == 201
     assert world.does(f"/groups/{world.group}/start")["status"] == "completed"
@@ -118,6 +120,9 @@ def test_a_group_whose_container_was_removed_by_hand_leaves_no_network(world: Wo
         engine.api.remove_container(world.inspected()["a"]["Id"], force=True)
     if known:  # then the record has no container any more
         wait_until(lambda: not world.rig.service(f"{world.group}-a").container_id, 30, "the look at what is there")
+    if renamed:  # then nothing in the record knows the network's name any more
+        other = {"network_name": f"{world.group}-other"}
+        assert world.api.call("PATCH", f"/groups/{world.group}", json=other).status_code == 200
 
     asked = world.api.call("DELETE", f"/groups/{world.group}?force=true")
 
