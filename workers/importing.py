@@ -31,7 +31,8 @@ from workers.claims import Claim
 from workers.context import Context
 from workers.journal import Journal
 from workers.runtimes import compose_project
-from workers.runtimes.compose_project import Project, Wish
+from workers.runtimes.compose_place import Wish
+from workers.runtimes.compose_project import Project
 
 log = structlog.get_logger()
 IMPORT = "group.import"

@@ -11,7 +11,8 @@ from domain.compose.problems import ComposeRefused
 from domain.container_policy import ContainerPolicy
 from domain.errors import TimedOut
 from workers.runtimes import compose, compose_project, compose_yaml
-from workers.runtimes.compose_project import Project, Wish
+from workers.runtimes.compose_place import Wish
+from workers.runtimes.compose_project import Project
 
 _SOON_S = 1.0
 
@@ -251,3 +252,30 @@ def test_a_bomb_that_came_past_the_look_dies_of_its_limits(tmp_path: Path) -> No
 
 def test_its_version_is_known() -> None:
     assert compose.version().startswith(("5.", "2."))
+
+
+@pytest.mark.parametrize("separator", [None, ","])
+def test_a_folders_env_may_name_the_files_as_for_compose(tmp_path: Path, separator: str | None) -> None:
+    names = f"sub/a.yaml{separator or ':'}b.yaml"
+    how = f"COMPOSE_PATH_SEPARATOR={separator}\n" if separator else ""
+    write(tmp_path, f"WHERE=top\nCOMPOSE_FILE='{names}'\n{how}", ".env")
+    write(tmp_path, "WHERE=below\nBELOW=yes\n", "sub/.env")
+    text = 'services: {a: {image: x, environment: {W: "${WHERE}", B: "${BELOW}"}, volumes: ["./d:/d"]}}\n'
+    write(tmp_path, text, "sub/a.yaml")
+    write(tmp_path, "services: {b: {image: y}}\n", "b.yaml")
+
+    found = read(tmp_path)
+
+    assert (found.directory, found.name) == (tmp_path / "sub", "sub")
+    assert set(found.model["services"]) == {"a", "b"}
+    a = found.model["services"]["a"]
+    assert (a["environment"], a["volumes"][0]["source"]) == ({"W": "top", "B": "yes"}, str(tmp_path / "sub" / "d"))
+    assert set(read(tmp_path / "b.yaml").model["services"]) == {"b"}
+    assert set(read(tmp_path, files=("b.yaml",)).model["services"]) == {"b"}
+
+
+@pytest.mark.parametrize(("named", "why"), [("../other.yaml", "lies outside"), ("github.com/a/b", "another machine")])
+def test_what_a_folders_env_names_is_as_bounded_as_what_a_person_names(tmp_path: Path, named: str, why: str) -> None:
+    write(tmp_path, f"COMPOSE_FILE={named}\n", ".env")
+    write(tmp_path, "services: {a: {image: x}}\n")
+    assert why in str(refusal(tmp_path))

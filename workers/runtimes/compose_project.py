@@ -5,7 +5,6 @@ result refers to is known to lie where it may, in full.
 """
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,27 +16,14 @@ from typing import Any
 from domain.compose import keys
 from domain.compose.problems import ComposeRefused, Problem
 from domain.container_policy import ContainerPolicy
-from workers.runtimes import compose, compose_admission, compose_files
-from workers.runtimes.compose_files import Files, Roots
+from workers.runtimes import compose, compose_admission, compose_files, compose_place
+from workers.runtimes.compose_files import Files
+from workers.runtimes.compose_place import Wish
 
 # Stands in the model where a process service has none; Compose's schema wants an image.
 PLACEHOLDER = "clos.invalid/process"
 _VALUES = "x-clos-values"
 _UNRESOLVED = "--no-env-resolution"
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is to be read: a file or a folder, or a text and the folder that its paths count from."""
-
-    path: Path | None = None
-    content: str | None = None
-    directory: Path | None = None
-    name: str | None = None
-    files: tuple[str, ...] = ()
-    profiles: tuple[str, ...] = ()
-    env_files: tuple[str, ...] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,7 +51,7 @@ def read(wish: Wish, policy: ContainerPolicy | None = None) -> Project:
     """
     with tempfile.TemporaryDirectory(prefix="clos-import-") as folder:
         policy = policy or ContainerPolicy()
-        request, roots = _request(wish, Path(folder), tuple(Path(root) for root in policy.binds.roots))
+        request, roots = compose_place.request(wish, Path(folder), tuple(Path(root) for root in policy.binds.roots))
         gathered = compose_files.gather(request.files, request.directory, roots)
         every = compose.Request(**{**vars(request), "profiles": ("*",)})
         with _located(gathered):
@@ -93,37 +79,6 @@ def unescaped(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: unescaped(inner) for key, inner in value.items()}
     return [unescaped(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _request(wish: Wish, folder: Path, more_roots: tuple[Path, ...]) -> tuple[compose.Request, Roots]:
-    if wish.path is not None:
-        directory = wish.path if wish.path.is_dir() else wish.path.parent
-        files = [directory / each for each in wish.files] if wish.files else compose_files.found_in(wish.path)
-    else:
-        directory = wish.directory or folder
-        files = [folder / "compose.yaml"]
-        files[0].write_text(wish.content or "", encoding="utf-8")
-        if not directory.is_dir():
-            raise ComposeRefused([Problem("directory", f"there is no folder {directory}")])
-    own = (folder,) if wish.path is None else ()
-    roots = Roots.of((directory, *more_roots))
-    for file in files:
-        if not Roots.of((directory, *more_roots, *own)).hold(file):
-            raise ComposeRefused([Problem("files", compose_files.outside(file, roots))])
-    env_files = _env_files(wish, directory, roots)
-    compose.refuse_variables(wish.variables)
-    return compose.Request(tuple(files), directory, wish.name, wish.profiles, env_files, wish.variables), roots
-
-
-def _env_files(wish: Wish, directory: Path, roots: Roots) -> tuple[Path, ...]:
-    named = [directory / each for each in wish.env_files]
-    own = directory / ".env"
-    found = named or ([own] if os.path.lexists(own) else [])
-    for file in found:
-        if not roots.hold(file):
-            raise ComposeRefused([Problem("env_files", compose_files.outside(file, roots))])
-        compose_files.read_bytes(file)
-    return tuple(found)
 
 
 def _refuse_unexpanded(warnings: tuple[str, ...]) -> None:
