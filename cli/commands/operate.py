@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from cli import several, targets, updates
+from cli import compose_hint, several, targets, updates
 from cli.client import Client, segment
 from cli.command import Command
 from cli.conflict_texts import resolved_by, say_plan
-from cli.errors import DONE
+from cli.errors import DONE, CliError
 from cli.invocation import Invocation, pass_invocation
 from cli.live import Operation
 from cli.output import inert
@@ -128,10 +128,16 @@ def _do(
     if how["after"]:
         body["dependencies"] = list(how["after"])
     starts = verb in ("start", "restart")
+    nothing = not (named or how["tag"] or how["match"])
+    if verb == "start" and nothing and (hinted := compose_hint.nothing_named(invocation)):
+        raise hinted
     if not several.is_one(named, how):
         body |= several.asked(invocation.client, verb, named, how)
         return _run(invocation, None, verb, body | _policy(invocation, None, on_conflict, how, starts), how)
-    found = targets.find(invocation.client, named[0])
+    try:
+        found = targets.find(invocation.client, named[0])
+    except CliError as missing:
+        raise (compose_hint.with_hint(invocation, missing) if verb == "start" else missing) from missing
     body |= _only_these(invocation.client, found, how)
     return _run(invocation, found, verb, body | _policy(invocation, found, on_conflict, how, starts), how)
 

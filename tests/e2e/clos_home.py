@@ -30,12 +30,12 @@ class Home:
         self.wrapper: list[str] = []
 
     def run(
-        self, *arguments: str, timeout_s: float = 60.0, text: str | None = None
+        self, *arguments: str, timeout_s: float = 60.0, text: str | None = None, cwd: Path = Path("/")
     ) -> subprocess.CompletedProcess[str]:
         """One command, its exit code and both streams."""
         return subprocess.run(
             [*self.wrapper, str(ROOT / "clos"), *arguments],
-            cwd="/",
+            cwd=cwd,
             env=self.environ,
             input=text,
             stdin=subprocess.DEVNULL if text is None else None,

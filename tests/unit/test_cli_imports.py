@@ -96,3 +96,20 @@ def test_an_export_is_a_compose_file_or_json_and_names_its_secrets(clos, run) ->
     assert (code, out) == (0, "name: shop\n")
     assert "web.TOKEN" in err
     assert json.loads(run("groups", "export", "shop")[1]) == {"name": "shop", "services": []}
+
+
+def test_a_start_in_a_folder_with_a_compose_file_says_how_it_becomes_a_group(clos, run, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "blog"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert "import" not in run("start", "blog")[2]
+
+    (folder / "docker-compose.yml").write_text("services: {}", encoding="utf-8")
+    for words, code in ((("start",), 2), (("start", "blog"), 4)):
+        ended, _, err = run(*words)
+        assert ended == code
+        assert "the docker-compose.yml of this folder is not registered: clos groups import ." in err
+    assert "import" not in run("stop", "blog")[2]
+
+    clos.groups["shop"]["compose_file"] = str(folder / "docker-compose.yml")
+    assert "is the group shop: clos start shop" in run("start")[2]
