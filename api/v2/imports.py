@@ -15,9 +15,10 @@ from api.v2.operation_answer import OperationSchema, accepted
 from domain.errors import ValidationFailed
 from models import groups, import_inputs, operations, registry_imports
 from models.base import now
-from models.operations import group_target
+from models.operations import Operation, group_target
 
 blp = ClosBlueprint("imports", __name__, url_prefix="/api/v2/groups", description="Groups from Compose projects")
+IMPORT = "group.import"
 _REMEMBERED = ("path", "directory", "profiles", "env_files", "on_unsupported", "project")
 
 
@@ -37,7 +38,7 @@ class Import(MethodView):
         exchanged for CLOS's own.
         """
         with unit_of_work() as session:
-            return _ask(session, body, body.get("name"))
+            return accepted(ask(session, body, body.get("name")))
 
 
 @blp.route("/<string:name>/import")
@@ -58,7 +59,7 @@ class ImportAgainOne(MethodView):
             if kept.get("path"):
                 asked.pop("directory", None)
             _refuse_what_is_missing(kept, body)
-            return _ask(session, asked, name)
+            return accepted(ask(session, asked, name))
 
 
 def _refuse_what_is_missing(kept: Mapping[str, Any], body: Mapping[str, Any]) -> None:
@@ -74,7 +75,26 @@ def _refuse_what_is_missing(kept: Mapping[str, Any], body: Mapping[str, Any]) ->
         raise ValidationFailed(errors)
 
 
-def _ask(session: Session, body: Mapping[str, Any], name: str | None) -> Response:
+def again(session: Session, first: Operation) -> Operation:
+    """A new import of the same files as `first`'s.
+
+    Raises:
+        ValidationFailed: what it was given in private is kept nowhere, so it has to be asked for anew.
+        OperationInProgress
+    """
+    asked = dict(first.parameters or {})
+    text, variables = asked.pop("content", False), asked.pop("variables", None)
+    errors = {}
+    if text:
+        errors["content"] = ["It was imported from a text, which is not kept: import it anew, with the text."]
+    if variables:
+        errors["variables"] = [f"Their values are not kept: import it anew, with {', '.join(variables)}."]
+    if errors:
+        raise ValidationFailed(errors)
+    return ask(session, {key: value for key, value in asked.items() if key != "targets"}, asked.get("name"))
+
+
+def ask(session: Session, body: Mapping[str, Any], name: str | None) -> Operation:
     """Write the operation. What its file or its variables hold stands apart, where nobody is shown it."""
     dry_run = bool(body.get("dry_run"))
     known = name is not None and session.get(groups.Group, name) is not None
@@ -84,7 +104,7 @@ def _ask(session: Session, body: Mapping[str, Any], name: str | None) -> Respons
     parameters["targets"] = [] if dry_run else locks
     operation = operations.create(
         session,
-        "group.import",
+        IMPORT,
         targets=parameters["targets"],
         group_name=name,
         parameters=parameters,
@@ -92,4 +112,4 @@ def _ask(session: Session, body: Mapping[str, Any], name: str | None) -> Respons
         sent_at=now(),
     )
     import_inputs.keep(session, operation.id, body.get("content"), body.get("variables") or {})
-    return accepted(operation)
+    return operation

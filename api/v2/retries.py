@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.auth import principal
-from api.v2 import batches
+from api.v2 import batches, imports
 from api.v2.asking import ask, conflicts_policy, own_ports
 from domain.errors import ValidationFailed
 from domain.permissions import KNOWN
@@ -58,11 +58,13 @@ def again(session: Session, first: Operation) -> Operation:
     Raises:
         ServiceNotFound, GroupNotFound, ConflictNotFound: what it was about is gone.
         ConflictClosed, UndoImpossible: there is nothing left to do.
-        ValidationFailed: it ended a process, which nobody does twice by one confirmation.
+        ValidationFailed: it ended a process, which nobody does twice by one confirmation; or what it needs is not kept.
         OperationInProgress: another operation holds one of its targets.
     """
     noun = first.type.partition(".")[0]
-    if noun == "conflict":
+    if first.type == imports.IMPORT:
+        made = imports.again(session, first)
+    elif noun == "conflict":
         made = _conflict(session, first)
     elif noun == "batch":
         made = _batch(session, first)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from domain.states import OperationStatus
 from models import import_inputs, operations
 from models.groups import Group
 from tests.unit.api_kit import Kit, api, process
@@ -91,3 +92,29 @@ def test_a_group_that_was_not_imported_says_so(api: Kit) -> None:
     answer = api.call("POST", f"/groups/{name}/import")
     assert (answer.status_code, answer.json["code"]) == (409, "group_not_imported")
     assert api.call("POST", "/groups/nosuch/import").status_code == 404
+
+
+def _ended(api: Kit, operation_id: str) -> None:
+    with api.record.write() as session:
+        operations.finish(session, operations.get(session, operation_id), OperationStatus.FAILED)
+
+
+def test_an_import_of_files_is_tried_again_also_where_the_group_is_not_there_yet(api: Kit) -> None:
+    body = {"path": "/srv/blog", "name": api.name("blog"), "profiles": ["debug"], "adopt": True}
+    first = api.call("POST", "/groups/import", body).json
+    _ended(api, first["id"])
+    again = api.call("POST", f"/operations/{first['id']}/retry")
+    assert (again.status_code, again.json["type"], again.json["retry_of"]) == (202, "group.import", first["id"])
+    assert again.json["parameters"] == first["parameters"]
+
+
+def test_an_import_of_what_is_not_kept_is_not_tried_again_and_that_is_said(api: Kit) -> None:
+    text = {"content": "services: {a: {image: x}}", "variables": {"TOKEN": "canary-57"}}
+    first = api.call("POST", "/groups/import", text).json
+    _ended(api, first["id"])
+    again = api.call("POST", f"/operations/{first['id']}/retry")
+    assert (again.status_code, again.json["code"]) == (422, "validation_failed")
+    assert again.json["errors"] == {
+        "content": ["It was imported from a text, which is not kept: import it anew, with the text."],
+        "variables": ["Their values are not kept: import it anew, with TOKEN."],
+    }
