@@ -57,6 +57,18 @@ class PolicyDenied(ValidationFailed):
         )
         self.facts = {"service_id": service_id, "violations": [each.as_dict() for each in violations]}
 
+    @classmethod
+    def of_group(cls, group: str, found: Mapping[str, Sequence[Violation]]) -> "PolicyDenied":
+        """Of several services of a group, by their names: paths begin with `services.<name>`."""
+        named = [
+            Violation(f"services.{name}.{each.path}", each.reason, each.allow)
+            for name, wrong in found.items()
+            for each in wrong
+        ]
+        made = cls(f"group {group}", named)
+        made.facts = {"group": group, "violations": [each.as_dict() for each in named]}
+        return made
+
 
 @dataclass(frozen=True, slots=True)
 class ContainerPolicy:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from domain.compose import difference
 from domain.compose.difference import Difference
-from domain.container_policy import ContainerPolicy, refuse
+from domain.container_policy import ContainerPolicy, PolicyDenied, violations
 from domain.errors import ClosError, GroupExists, OperationInProgress, ValidationFailed
 from models import definitions, groups, registry, registry_graph, registry_groups, registry_references, resolved_specs
 from models.groups import Group
@@ -171,10 +171,11 @@ def shared_ports(session: Session, body: Mapping[str, Any]) -> list[str]:
 
 
 def refuse_denied(session: Session, name: str, policy: ContainerPolicy) -> None:
-    """Raises: PolicyDenied: a service of the group asks for what the administrator's policy forbids."""
+    """Raises: PolicyDenied: services of the group ask for what the policy forbids; all of it is told."""
     members = session.scalars(select(Service).where(Service.group_name == name).order_by(Service.id)).all()
-    for spec in resolved_specs.specs(session, members).values():
-        refuse(spec, policy)
+    specs = resolved_specs.specs(session, members).values()
+    if found := {spec.name: wrong for spec in specs if (wrong := violations(spec, policy))}:
+        raise PolicyDenied.of_group(name, found)
 
 
 def refused(body: Mapping[str, Any], error: ValidationFailed) -> ValidationFailed:

@@ -30,7 +30,7 @@ from workers import adopting, adoption_record, carrying
 from workers.claims import Claim
 from workers.context import Context
 from workers.journal import Journal
-from workers.runtimes import compose_project
+from workers.runtimes import compose_admission, compose_project
 from workers.runtimes.compose_place import Wish
 from workers.runtimes.compose_project import Project
 
@@ -140,7 +140,13 @@ def _read(context: Context, asked: Mapping[str, Any], content: str | None, varia
         imported.body["project"] = asked["project"]
     located = tuple(compose_project.located(project.files, each) for each in imported.problems)
     if located and asked.get("on_unsupported") != "leave_out":
-        raise ComposeRefused(located, hint="change the file, or leave these out: on_unsupported leave_out")
+        forbidden = (
+            compose_project.located(project.files, each)
+            for each in compose_admission.denied(project.model, context.policy)
+        )
+        raise ComposeRefused(
+            [*located, *forbidden], hint="change the file, or leave these out: on_unsupported leave_out"
+        )
     return Read(project, imported, located, keep)
 
 

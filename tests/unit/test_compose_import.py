@@ -232,6 +232,20 @@ def test_what_is_not_carried_out_can_be_left_out_and_is_listed(demo: Importer) -
     assert result["left_out"]["unsupported"][0]["path"] == "services.db.deploy.replicas"
 
 
+def test_all_that_the_policy_forbids_comes_in_one_answer(demo: Importer) -> None:
+    text = "name: demo\nservices:\n  a: {image: x, privileged: true, pid: host}\n  b: {image: x, ipc: host}\n"
+    own = {"services.a.privileged", "services.a.pid", "services.b.ipc"}
+    demo.write(text)
+    error = demo.does().error or {}
+    assert error["code"] == "policy_denied"
+    assert {each["path"].replace("container.", "") for each in error["violations"]} == own
+
+    demo.write(text.replace("ipc: host", "ipc: host, scale: 2"))
+    error = demo.does().error or {}
+    assert error["code"] == "compose_refused"
+    assert {each["path"] for each in error["problems"]} == own | {"services.b.scale"}
+
+
 def test_a_group_that_was_not_imported_is_not_written_over(demo: Importer) -> None:
     demo.kit.group("demo")
     demo.write(TEXT)

@@ -125,6 +125,28 @@ def test_all_that_the_policy_forbids_is_told_beside_a_mount(tmp_path: Path) -> N
     assert {each.line for each in refused.problems} == {2}
 
 
+def test_what_lies_outside_and_what_the_policy_forbids_come_in_one_answer(tmp_path: Path) -> None:
+    text = (
+        "services:\n"
+        "  a: {image: x, privileged: true, volumes: ['/etc:/e'], secrets: [s]}\n"
+        "  b: {build: {context: /etc}, pid: host}\n"
+        "  c: {image: x, ipc: host, profiles: [other]}\n"
+        "secrets: {s: {file: /etc/shadow}}\n"
+    )
+    own = {
+        "services.a.volumes[0]",
+        "services.a.privileged",
+        "services.b.build.context",
+        "services.b.build.dockerfile",
+        "services.b.pid",
+        "secrets.s.file",
+    }
+    assert {each.path for each in refusal(write(tmp_path, text)).problems} == own
+    read_too = text.replace("pid: host}", "pid: host, env_file: /etc/passwd}")
+    told = {each.path for each in refusal(write(tmp_path, read_too)).problems}
+    assert told == own | {"services.b.env_file[0]"}
+
+
 def test_a_thousand_ports_are_taken_and_any_port_of_a_range_is_one(tmp_path: Path) -> None:
     text = "services:\n  a: {image: x, ports: ['1-1000']}\n  b: {image: x, ports: ['1-65535:80']}\n"
     services = read(write(tmp_path, text)).model["services"]

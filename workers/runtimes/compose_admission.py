@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +14,50 @@ from workers.runtimes import compose_files
 from workers.runtimes.compose_files import Roots
 
 
-def refuse_outside(named: Iterable[tuple[keys.Path, str]], roots: Roots) -> None:
-    """Raises: ComposeRefused: something that Compose reads, or that a container would be given, lies outside."""
-    wrong = [
-        Problem(keys.written(path), compose_files.outside(Path(text), roots))
-        for path, text in named
-        if not compose_files.is_remote(text) and not roots.hold(Path(text))
-    ]
-    if wrong:
-        raise ComposeRefused(wrong)
+def refuse_read(model: Mapping[str, Any], policy: ContainerPolicy, roots: Roots, profiles: Collection[str]) -> None:
+    """Look at a model before Compose has read what it names.
 
-
-def refuse_ports(model: Mapping[str, Any]) -> None:
-    """Raises: ComposeRefused: a service has too many, from several files or from variables."""
-    services = (model.get("services") or {}).items()
-    wrong = [
-        Problem(keys.written(("services", name, "ports")), reason)
-        for name, service in services
-        if (reason := ports.too_many(service.get("ports")))
-    ]
-    if wrong:
-        raise ComposeRefused(wrong)
-
-
-def refuse_mounts(model: Mapping[str, Any], policy: ContainerPolicy, roots: Roots) -> None:
-    """Raises: ComposeRefused: a folder of the host that neither the project nor the policy lets a container have.
-
-    What else the policy forbids is told along with it, so that nobody finds out one by one. By itself it is refused
-    with what is written (`PolicyDenied`).
+    Raises:
+        ComposeRefused: a file that Compose would read lies outside, or a service has too many ports. What else is wrong
+            with the services of these profiles is told along with it, so that nobody finds out one by one.
     """
-    wrong = []
+    if wrong := [*_outside(read_by_compose(model), roots), *_too_many_ports(model)]:
+        services = {name: each for name, each in (model.get("services") or {}).items() if _is_of(each, profiles)}
+        rest = {**model, "services": services}
+        raise ComposeRefused([*wrong, *_given_wrongly(rest, policy, roots), *denied(rest, policy)])
+
+
+def refuse_given(model: Mapping[str, Any], policy: ContainerPolicy, roots: Roots) -> None:
+    """Look at what a project's containers would be given.
+
+    Raises:
+        ComposeRefused: a folder or file of the host that neither the project nor the policy lets one have. What else
+            the policy forbids is told along with it. By itself it is refused with what is written (`PolicyDenied`).
+    """
+    if wrong := list(_given_wrongly(model, policy, roots)):
+        raise ComposeRefused([*wrong, *denied(model, policy)])
+
+
+def _is_of(service: Mapping[str, Any], profiles: Collection[str]) -> bool:
+    own = service.get("profiles") or ()
+    return not own or "*" in profiles or any(each in profiles for each in own)
+
+
+def _outside(named: Iterable[tuple[keys.Path, str]], roots: Roots) -> Iterator[Problem]:
+    for path, text in named:
+        if not compose_files.is_remote(text) and not roots.hold(Path(text)):
+            yield Problem(keys.written(path), compose_files.outside(Path(text), roots))
+
+
+def _too_many_ports(model: Mapping[str, Any]) -> Iterator[Problem]:
+    """From several files, or from variables."""
+    for name, service in (model.get("services") or {}).items():
+        if reason := ports.too_many(service.get("ports")):
+            yield Problem(keys.written(("services", name, "ports")), reason)
+
+
+def _given_wrongly(model: Mapping[str, Any], policy: ContainerPolicy, roots: Roots) -> Iterator[Problem]:
+    yield from _outside(given_to_containers(model), roots)
     for name, service in (model.get("services") or {}).items():
         for place, mount in enumerate(service.get("volumes") or ()):
             source = mount.get("source")
@@ -52,12 +66,11 @@ def refuse_mounts(model: Mapping[str, Any], policy: ContainerPolicy, roots: Root
             read_only = bool(mount.get("read_only"))
             if denial := policy.binds.denial(source, str(roots.folders[0]), os.path.realpath, read_only=read_only):
                 reason = f"{compose_files.outside(Path(source), roots)}; {denial.reason}"
-                wrong.append(Problem(keys.written(("services", name, "volumes", place)), reason))
-    if wrong:
-        raise ComposeRefused([*wrong, *_denied_as_well(model, policy)])
+                yield Problem(keys.written(("services", name, "volumes", place)), reason)
 
 
-def _denied_as_well(model: Mapping[str, Any], policy: ContainerPolicy) -> Iterator[Problem]:
+def denied(model: Mapping[str, Any], policy: ContainerPolicy) -> Iterator[Problem]:
+    """All that the policy forbids of a project's containers, mounts and builds apart."""
     for name, service in (model.get("services") or {}).items():
         for each in violations(_as_asked(name, service, model), policy):
             path = each.path.removeprefix("container.")

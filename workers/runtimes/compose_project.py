@@ -57,12 +57,10 @@ def read(wish: Wish, policy: ContainerPolicy | None = None) -> Project:
         with _located(gathered):
             first = compose.config(every, _UNRESOLVED, "--no-consistency")
             _refuse_unexpanded(first.warnings)
-            compose_admission.refuse_outside(compose_admission.read_by_compose(first.model), roots)
-            compose_admission.refuse_ports(first.model)
+            compose_admission.refuse_read(first.model, policy, roots, wish.profiles)
             overlay = _overlay(first.model, Path(folder))
             last = compose.config(compose.Request(**{**vars(request), "files": (*request.files, *overlay)}))
-            compose_admission.refuse_outside(compose_admission.given_to_containers(last.model), roots)
-            compose_admission.refuse_mounts(last.model, policy, roots)
+            compose_admission.refuse_given(last.model, policy, roots)
         if compose_files.gather(request.files, request.directory, roots).digest != gathered.digest:
             raise ComposeRefused([Problem("", "it was changed while it was read: try again", str(request.files[0]))])
     model = unescaped(last.model)
