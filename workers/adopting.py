@@ -138,6 +138,8 @@ def _go_back(
 ) -> None:
     """Take the group's own away, and start what ran before. No cancel breaks off the way back."""
     steadfast = replace(claim, cancelled=threading.Event())
+    # What it needed of other groups may have run before, and is none of the project's.
+    subject = replace(subject, specs=tuple(spec for spec in subject.specs if spec.group == promised.group))
     _want(context, claim, subject, Desired.STOPPED)
     observed = context.observer.snapshot(subject.specs, subject.health)
     away = plan_stop(subject.specs, observed, "the take-over did not succeed", remove=True)
@@ -149,7 +151,7 @@ def _go_back(
     plan = Plan((*away.steps, *back))
     journal.begin(plan)
     undone = carrying.carry(context, operation, steadfast, journal, subject, plan, promised.decision)
-    carrying.settle(context, journal, subject)
+    journal.settle(subject.by_id, context.observer.snapshot(subject.specs, subject.health), everyone=True)
     for step, error in undone.failed.items():
         log.error("takeover.not_undone", operation_id=operation.id, step=step, error=str(error))
 
