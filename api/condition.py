@@ -13,11 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.parts import Parts
 from models.base import now
-from models.installation import Heartbeat
+from models.installation import SILENT_AFTER_S, Heartbeat
 from models.record import Record
 from models.services import Service
 
-SILENT_AFTER_S = 10.0
 _LOW_BYTES = 1024**3
 _FULL_BYTES = 100 * 1024**2
 Check = dict[str, Any]

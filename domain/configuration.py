@@ -70,7 +70,8 @@ class Workers:
 @dataclass(frozen=True, slots=True)
 class Performance:
     cache: bool = key(True, SWITCH)
-    max_concurrent_operations: int = key(10, Whole(1, 256))
+    # None: as many as the workers that run have threads for.
+    max_concurrent_operations: int | None = key(None, Whole(1, 256))
     max_parallel_steps: int = key(8, Whole(1, 256))
 
 

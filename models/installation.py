@@ -1,14 +1,17 @@
 """What belongs to the installation itself: settings kept in the database, answered requests, ticks, samples."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Float, ForeignKey, Index, String, Text
+from sqlalchemy import Float, ForeignKey, Index, String, Text, select
 from sqlalchemy.dialects.postgresql import insert as insert_postgres
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, BigId, now
+
+# A process that was not heard of for so long counts as gone.
+SILENT_AFTER_S = 10.0
 
 
 class SystemConfig(Base):
@@ -95,3 +98,11 @@ class Heartbeat(Base):
     identity: Mapped[dict[str, Any] | None]
     facts: Mapped[dict[str, Any] | None]
     at: Mapped[datetime]
+
+
+def worker_threads(session: Session) -> int:
+    """How many operations the workers that were heard of can work on, all together; 0 if there is none."""
+    alive = select(Heartbeat.facts).where(
+        Heartbeat.role == "worker", Heartbeat.at > now() - timedelta(seconds=SILENT_AFTER_S)
+    )
+    return sum(int((facts or {}).get("threads") or 0) for facts in session.scalars(alive))

@@ -15,6 +15,7 @@ from domain.errors import ClosError
 from domain.events import EventType
 from domain.states import FINAL, OperationStatus
 from models.base import table_of
+from models.installation import worker_threads
 from models.operation_events import tell
 from models.operation_rows import Operation, OperationWait
 
@@ -58,9 +59,9 @@ class BatchFailed(ClosError):
     code = "batch_failed"
 
 
-def at_once(max_concurrent_operations: int) -> int:
-    """How many children of batches are let go on at once: half of what a host works on."""
-    return max(1, max_concurrent_operations // 2)
+def at_once(operations: int) -> int:
+    """How many children of batches are let go on at once: half of what is worked on at once."""
+    return max(1, operations // 2)
 
 
 def is_parent(operation: Operation) -> bool:
@@ -75,7 +76,9 @@ def has_turn(session: Session, child: Operation) -> bool:
 
 def free_turns(session: Session, child: Operation) -> int:
     """How many more children may be at work."""
-    most = int((child.parameters or {}).get("at_once") or 1)
+    limit = (child.parameters or {}).get("at_once")
+    # Without a limit it is the workers that there are now: more may be started while a batch is under way.
+    most = int(limit) if limit else at_once(worker_threads(session))
     return most - (session.scalar(_AT_WORK) or 0)
 
 

@@ -128,21 +128,29 @@ class Each:
 
 
 def ask_each(
-    session: Session, type_: str, body: Mapping[str, Any], targets: Sequence[Each], *, at_once: int, initiated_by: str
+    session: Session,
+    type_: str,
+    body: Mapping[str, Any],
+    targets: Sequence[Each],
+    *,
+    at_once: int | None,
+    initiated_by: str,
 ) -> Operation:
-    """Write a batch: a parent and one operation per target, of which `at_once` are let go on at a time.
+    """Write a batch: a parent and one operation per target, of which `at_once` are let go on at a time (None: half
+    of what the workers that run can work on).
 
     What each works on is found when its turn comes; where that is held by another operation, it waits for that one.
     """
     shared: dict[str, Any] = {"status": OperationStatus.WAITING.value, "initiated_by": initiated_by}
     parent = create(session, type_, parameters=dict(body) | {"together": False}, **shared)
     asked = {name: value for name, value in body.items() if name not in ("groups", "chosen", "together")}
+    asked |= {"at_once": at_once} if at_once is not None else {}
     shared |= {"parent_id": parent.id, "waiting_for": operation_batches.turn_in(parent)}
     for each in targets:
         child = create(
             session,
             each.type_,
-            parameters=asked | {"at_once": at_once},
+            parameters=dict(asked),
             group_name=each.group_name,
             service_id=each.service_id,
             **shared,

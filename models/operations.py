@@ -113,7 +113,7 @@ def claim(
     session: Session, operation_id: str, worker: dict[str, Any], at: datetime, slots: int | None = None
 ) -> Operation | None:
     """Take an operation that nobody works on. None if somebody does, if it has ended, or is not yet due; or if the
-    worker's host works on `slots` operations already.
+    worker's host works on `slots` operations already (None: as many as ask).
 
     What a person asked for comes first: it may be taken in the place of this one, which is sent again then.
 
@@ -126,9 +126,9 @@ def claim(
     if operation.attempt >= MAX_CLAIMS:
         finish(session, operation, OperationStatus.FAILED, error=_poison(operation).as_dict())
         return None
-    if slots is not None and operation_slots.takes_one(operation):
-        host = str(worker.get("host"))
-        if not operation_slots.is_free(session, host, slots, at - timedelta(seconds=SILENT_AFTER_S)):
+    if operation_slots.takes_one(operation):
+        host, silent_since = str(worker.get("host")), at - timedelta(seconds=SILENT_AFTER_S)
+        if slots is not None and not operation_slots.is_free(session, host, slots, silent_since):
             operation_slots.go_without(session, operation, host, slots)
             return None
         if (first := operation_slots.before(session, operation, at)) is not None:

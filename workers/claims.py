@@ -63,7 +63,7 @@ class Claims:
         self, record: Record, worker: dict[str, Any], stopping: threading.Event, slots: int | None = None
     ) -> None:
         self._record = record
-        # How many operations this host works on at once, all its workers together; None: any number.
+        # How many operations this host works on at once, all its workers together; None: what they have threads for.
         self._slots = slots
         self._worker = worker
         self._stopping = stopping

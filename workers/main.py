@@ -80,6 +80,12 @@ def make_processes(configured: settings.Settings, environ: Mapping[str, str]) ->
     return HostProcess(configured.home, configured.instance_id, inherited)
 
 
+def operation_threads(configured: settings.Settings) -> int:
+    """How many operations one worker process can work on at once."""
+    limit = configured.performance.max_concurrent_operations
+    return configured.workers.threads if limit is None else min(configured.workers.threads, limit)
+
+
 def make_context(
     configured: settings.Settings, broker: WakingRedisBroker, runtimes: Mapping[str, Runtime], stopping: threading.Event
 ) -> Context:
@@ -124,9 +130,8 @@ class WorkerProcess:
         self._context = make_context(configured, self._broker, runtimes, self._stopping)
         self._engine: dict[str, Any] = {}
         self._ask_engine_at = 0.0
-        self._presence = Presence(
-            self._context.record, "worker", identity(), lambda: {"docker": self._docker(), "held": self._held()}
-        )
+        self._threads = operation_threads(configured)
+        self._presence = Presence(self._context.record, "worker", identity(), self._facts)
         self._workers = self._make_workers(configured)
         self._identity_file = register(configured.home, "worker")
 
@@ -139,7 +144,7 @@ class WorkerProcess:
         )
         logs.declare(self._broker, self._context)
         notifications.declare(self._broker)
-        threads = min(configured.workers.threads, configured.performance.max_concurrent_operations)
+        threads = operation_threads(configured)
         # Readers of logs wait on the engine; a collector or a port check must not wait behind them.
         others = set(QUEUES) - {"operations", "logs"}
         made = []
@@ -155,6 +160,9 @@ class WorkerProcess:
             return int(self._broker.do_qsize("operations")) == 0
         except (redis.RedisError, TypeError):
             return False
+
+    def _facts(self) -> dict[str, Any]:
+        return {"docker": self._docker(), "held": self._held(), "threads": self._threads}
 
     def _held(self) -> int:
         return self._context.claims.held()

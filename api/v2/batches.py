@@ -86,7 +86,8 @@ def begin(session: Session, verb: str, body: Mapping[str, Any], selected: Select
     if body.get("together") is False:
         each = [requests.Each(f"group.{verb}", name) for name in selected.groups]
         each += [requests.Each(f"service.{verb}", name, service_id) for service_id, name in selected.services.items()]
-        most = operation_batches.at_once(parts().settings.performance.max_concurrent_operations)
+        limit = parts().settings.performance.max_concurrent_operations
+        most = operation_batches.at_once(limit) if limit is not None else None
         return requests.ask_each(session, type_, asked, each, at_once=most, initiated_by=by)
     targets = registry_graph.targets_for(
         session,

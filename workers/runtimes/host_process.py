@@ -123,12 +123,13 @@ class HostProcess:
         """
         with self._state.lock(spec.id) as lock_fd:
             self._launcher.reap()
-            found = self._sightings.one(spec.id)
+            wrappers = self._sightings.wrappers()
+            found = self._sightings.one(spec.id, wrappers)
             if found.alive:
                 return found
             if not keep:
                 self._launches.forget(spec.id)
-            return self._launcher.start(spec, lock_fd)
+            return self._launcher.start(spec, lock_fd, wrappers)
 
     def stop(self, spec: ServiceSpec, timeout_s: float) -> Instance:
         """TERM to every process of its session, KILL to what is left after `timeout_s`.

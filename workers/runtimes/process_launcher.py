@@ -18,7 +18,7 @@ from workers.runtimes.process_command import Command, command_of, spawn
 from workers.runtimes.process_ending import end_session
 from workers.runtimes.process_launches import Launches
 from workers.runtimes.process_logs import ProcessLogs
-from workers.runtimes.process_observation import Sightings, running
+from workers.runtimes.process_observation import Sightings, Wrappers, running
 from workers.runtimes.process_state import Identity, StateFolder
 
 _MARK_LIMIT_S = 0.5
@@ -54,14 +54,14 @@ class Launcher:
         """What to run. Raises: StartFailed, PermissionRefused: see `process_command.command_of`."""
         return command_of(spec, self._environment)
 
-    def start(self, spec: ServiceSpec, lock_fd: int) -> Instance:
-        """Launch it; what an earlier launch left behind is ended first.
+    def start(self, spec: ServiceSpec, lock_fd: int, running_now: Wrappers | None = None) -> Instance:
+        """Launch it; what an earlier launch left behind is ended first. `running_now`: what was seen under this lock.
 
         Raises:
             StartFailed, PermissionRefused, PortHeld: as `HostProcess.start`.
         """
         command = self.command_of(spec)
-        for session, ticks in self._sightings.sessions(spec.id):
+        for session, ticks in self._sightings.sessions(spec.id, running_now):
             end_session(session, ticks, timeout_s=0.0)
         refuse_held(spec.ports, self._lookout)
         try:

@@ -10,6 +10,9 @@ from workers.runtimes.process_state import Identity, StateFolder
 _CANNOT_RUN = {126: "the command could not be run (exit 126)", 127: "the command was not found (exit 127)"}
 
 
+Wrappers = Sequence[processes.Marked]
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """What one look at the process table found: wrappers by launch, and living members of sessions without one."""
@@ -30,9 +33,14 @@ class Sightings:
         # Of the last look: wrappers of a service of which another one counts.
         self.beside: tuple[Instance, ...] = ()
 
-    def look(self, identities: Iterable[Identity]) -> Look:
+    def wrappers(self) -> Wrappers:
+        """Every wrapper that runs now. It takes longer than all the rest, so what is done under one service's lock may
+        share it: nobody else starts that service meanwhile."""
+        return processes.marked(self._instance_id)
+
+    def look(self, identities: Iterable[Identity], running_now: Wrappers | None = None) -> Look:
         """One look at the process table; a second one only where a wrapper is gone and others may live on."""
-        wrappers = {found.launch: found for found in processes.marked(self._instance_id)}
+        wrappers = {found.launch: found for found in (self.wrappers() if running_now is None else running_now)}
         without = [found for found in identities if found.pid and found.launch not in wrappers]
         orphaned = {found.pid or 0: found.start_ticks or 0 for found in without if self._may_live_on(found)}
         members: dict[int, list[processes.Stat]] = {pid: [] for pid in orphaned}
@@ -109,11 +117,12 @@ class Sightings:
             detail=unknown if code is None else _CANNOT_RUN.get(code),
         )
 
-    def adopted(self, service_id: str) -> Identity | None:
+    def adopted(self, service_id: str, running_now: Wrappers | None = None) -> Identity | None:
         """A service's latest launch, its record completed from the process where a killed starter left it
         incomplete, or made anew where it was lost. Only under the service's lock."""
         identity = self._state.identity(service_id)
-        wrappers = [w for w in processes.marked(self._instance_id) if w.service_id == service_id]
+        running_now = self.wrappers() if running_now is None else running_now
+        wrappers = [w for w in running_now if w.service_id == service_id]
         if not wrappers or (identity and identity.pid and identity.launch in {w.launch for w in wrappers}):
             return identity
         wrapper = next((w for w in wrappers if identity and w.launch == identity.launch), wrappers[0])
@@ -124,16 +133,17 @@ class Sightings:
         self._state.write(identity)
         return identity
 
-    def one(self, service_id: str) -> Instance:
+    def one(self, service_id: str, running_now: Wrappers | None = None) -> Instance:
         """One service, under its lock."""
-        identity = self.adopted(service_id)
-        return self.instance(identity, self.look([identity])) if identity else Instance(service_id)
+        running_now = self.wrappers() if running_now is None else running_now
+        identity = self.adopted(service_id, running_now)
+        return self.instance(identity, self.look([identity], running_now)) if identity else Instance(service_id)
 
-    def sessions(self, service_id: str) -> list[tuple[int, int]]:
+    def sessions(self, service_id: str, running_now: Wrappers | None = None) -> list[tuple[int, int]]:
         """Sessions (leader's pid and start ticks) in which something of the service may still live."""
         found = {
             (wrapper.pid, wrapper.start_ticks)
-            for wrapper in processes.marked(self._instance_id)
+            for wrapper in (self.wrappers() if running_now is None else running_now)
             if wrapper.service_id == service_id
         }
         identity = self._state.identity(service_id)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.conftest import missing
-from tests.performance.benchmarks import group_start, pick_up, port_scan, start_up
+from tests.performance.benchmarks import group_start, pick_up, port_scan, scaling, start_up
 
 RESULTS = Path(__file__).parents[1] / "results"
 _WITH_DOCKER = ("group_start", "group_start_30", "chain", "port_scan")
@@ -27,6 +27,7 @@ def main() -> int:
         "group_start_30": group_start.measure_30,
         "chain": group_start.measure_chain,
         "port_scan": port_scan.measure,
+        "scaling": scaling.measure,
     }
     found: dict[str, object] = {
         "machine": f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",

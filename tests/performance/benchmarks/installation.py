@@ -40,10 +40,10 @@ class Installation:
             timeout=120,
         )
 
-    def up(self) -> float:
-        """Bring it up; the seconds that took."""
+    def up(self, *words: str) -> float:
+        """Bring it up, with more flags if need be; the seconds that took."""
         began = time.monotonic()
-        self.clos("up", "-d", "--port", str(self.port), "--ws-port", str(self.ws_port))
+        self.clos("up", "-d", "--port", str(self.port), "--ws-port", str(self.ws_port), *words)
         took_s = time.monotonic() - began
         key = json.loads((self.home / "credentials.json").read_text())["api_key"]
         self.session = requests.Session()
