@@ -205,6 +205,12 @@ class Settings:
     warnings: tuple[str, ...] = ()
     version: str = VERSION
 
+    @property
+    def operation_threads(self) -> int:
+        """How many operations one worker process works on at once."""
+        limit = self.performance.max_concurrent_operations
+        return self.workers.threads if limit is None else min(self.workers.threads, limit)
+
     def redis_url(self) -> str:
         """The server to speak to. It may hold a password: it belongs in no log and no argument list.
 

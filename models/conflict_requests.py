@@ -183,6 +183,7 @@ def _automatic(
             "strategy": resolution.strategy.value,
             "service_id": mover,
             "port": None,
+            "allow_foreign": False,
             "holder": strategies.identity(row.holder),
         }
         chosen.append((choice, resolution))

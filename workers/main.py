@@ -80,12 +80,6 @@ def make_processes(configured: settings.Settings, environ: Mapping[str, str]) ->
     return HostProcess(configured.home, configured.instance_id, inherited)
 
 
-def operation_threads(configured: settings.Settings) -> int:
-    """How many operations one worker process can work on at once."""
-    limit = configured.performance.max_concurrent_operations
-    return configured.workers.threads if limit is None else min(configured.workers.threads, limit)
-
-
 def make_context(
     configured: settings.Settings, broker: WakingRedisBroker, runtimes: Mapping[str, Runtime], stopping: threading.Event
 ) -> Context:
@@ -130,12 +124,12 @@ class WorkerProcess:
         self._context = make_context(configured, self._broker, runtimes, self._stopping)
         self._engine: dict[str, Any] = {}
         self._ask_engine_at = 0.0
-        self._threads = operation_threads(configured)
+        self._threads = configured.operation_threads
         self._presence = Presence(self._context.record, "worker", identity(), self._facts)
-        self._workers = self._make_workers(configured)
+        self._workers = self._make_workers()
         self._identity_file = register(configured.home, "worker")
 
-    def _make_workers(self, configured: settings.Settings) -> list[dramatiq.Worker]:
+    def _make_workers(self) -> list[dramatiq.Worker]:
         operations.declare(self._broker, self._context)
         ports.declare(self._broker, self._context)
         ticks = collectors.declare(self._broker, self._context, self._queue_is_empty)
@@ -144,11 +138,10 @@ class WorkerProcess:
         )
         logs.declare(self._broker, self._context)
         notifications.declare(self._broker)
-        threads = operation_threads(configured)
         # Readers of logs wait on the engine; a collector or a port check must not wait behind them.
         others = set(QUEUES) - {"operations", "logs"}
         made = []
-        for queues, count in (({"operations"}, threads), (others, _OTHER_THREADS), ({"logs"}, _LOG_THREADS)):
+        for queues, count in (({"operations"}, self._threads), (others, _OTHER_THREADS), ({"logs"}, _LOG_THREADS)):
             worker = dramatiq.Worker(self._broker, queues=queues, worker_threads=count, worker_timeout=250)
             # No hoarding: what this process has no thread for is left to others (pitfalls 1.13).
             worker.queue_prefetch = count
@@ -162,10 +155,7 @@ class WorkerProcess:
             return False
 
     def _facts(self) -> dict[str, Any]:
-        return {"docker": self._docker(), "held": self._held(), "threads": self._threads}
-
-    def _held(self) -> int:
-        return self._context.claims.held()
+        return {"docker": self._docker(), "held": self._context.claims.held(), "threads": self._threads}
 
     def _docker(self) -> dict[str, Any]:
         """What `/health` says of the engine. It is asked seldom: an operation that needs it finds out by itself."""
@@ -221,7 +211,7 @@ class WorkerProcess:
             # A consumer that waits for its bell sees only after it that it is to end.
             self._broker.ring_all()
             time.sleep(_RING_EVERY_S)
-        held = self._held()
+        held = self._context.claims.held()
         self._watch.close()
         self._presence.close()
         self._context.claims.close()

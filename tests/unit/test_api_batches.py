@@ -1,6 +1,7 @@
 """Several groups and services at once over HTTP."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from domain.states import OperationStatus
 from models import operations
 from models.base import now
+from models.installation import SILENT_AFTER_S, Heartbeat
 from tests.unit.api_kit import Kit, kit, process
 from tests.waiting import wait_until
 
@@ -20,7 +22,13 @@ def api(tmp_path: Any) -> Iterator[Kit]:
             made.post("/groups", {"name": name, "services": [process(s, tags=tags.get(s, [])) for s in services]})
         seen = {"name": "seen", "services": [{"name": "far", "runtime": "external", "tags": ["edge"], "port": 80}]}
         made.post("/groups", seen)
+        _hear_of_worker(made, threads=8)
         yield made
+
+
+def _hear_of_worker(api: Kit, threads: int, number: int = 1, at: datetime | None = None) -> None:
+    with api.record.write() as session:
+        session.merge(Heartbeat(id=f"worker:{number}", role="worker", facts={"threads": threads}, at=at or now()))
 
 
 def _ask(api: Kit, **body: Any) -> Any:
@@ -131,6 +139,25 @@ def test_half_of_the_slots_are_for_children(tmp_path: Any) -> None:
         assert waiting["waiting_for"] == [
             {"kind": "slot", "ref": parent["id"], "text": f"waiting for its turn in batch {parent['id']}"}
         ]
+
+
+def test_without_a_limit_half_of_what_the_workers_that_run_can_do_is_for_children(tmp_path: Any) -> None:
+    with kit(tmp_path) as api:
+        for name in "abcdef":
+            api.post("/groups", {"name": name, "services": [process("one")]})
+        _hear_of_worker(api, 4)
+        _hear_of_worker(api, 64, number=2, at=now() - timedelta(seconds=SILENT_AFTER_S + 1))
+        parent = api.post("/operations", {"action": "start", "match": ["*"], "together": False}, 202)
+
+        def let_go() -> list[str]:
+            children = api.get(f"/operations?parent={parent['id']}")["items"]
+            return [each["id"] for each in children if each["status"] == "pending"]
+
+        assert len(let_go()) == 2
+        # One more is started while the batch is under way.
+        _hear_of_worker(api, 4, number=3)
+        api.finish(let_go()[0], OperationStatus.COMPLETED)
+        assert len(let_go()) == 4
 
 
 def test_a_cancel_of_the_parent_cancels_its_children(api: Kit) -> None:

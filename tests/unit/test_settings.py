@@ -42,7 +42,8 @@ def test_without_any_file_the_defaults_hold(tmp_path: Path) -> None:
     assert found.database.path == tmp_path / "registry.db"
     assert found.database.url == f"sqlite:///{tmp_path}/registry.db"
     assert found.websocket.public_url == "ws://127.0.0.1:8082/api/v2/ws"
-    assert (found.performance.max_concurrent_operations, found.performance.max_parallel_steps) == (10, 8)
+    assert (found.performance.max_concurrent_operations, found.performance.max_parallel_steps) == (None, 8)
+    assert found.operation_threads == 8
     assert ("development", 9000, 9999) in found.port_ranges
     assert found.instance_id == ""
 
