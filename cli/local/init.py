@@ -23,7 +23,7 @@ version: 2
 # api: {host: 127.0.0.1, port: 8081, cors: []}
 # websocket: {port: 8082, max_clients: 1000}
 # workers: {processes: 1, threads: 8}
-# performance: {max_concurrent_operations: 10, max_parallel_steps: 8}
+# performance: {max_parallel_steps: 8}           # max_concurrent_operations: what the workers have threads for
 # monitoring: {intervals: {state: 5s, health: 5s}, retention: {events: 30d}}
 # conflicts: {auto_resolve: false, max_risk: low, on_start: fail}
 # docker: {host: "unix:///var/run/docker.sock", timeout: 15s, network_name: clos-network}

@@ -605,8 +605,16 @@ def test_a_writer_loses_nothing_but_what_falls_between_copy_and_truncation(home:
     loop = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; echo ready; sleep 1000"
     stop = threading.Event()
     followed: list[str] = []
+    looks = 0
     small.prepare("g.a").touch()
-    stream = small.follow("g.a", stop.is_set)
+
+    def ended() -> bool:
+        """Asked before each look of the follower."""
+        nonlocal looks
+        looks += 1
+        return stop.is_set()
+
+    stream = small.follow("g.a", ended)
 
     def follow() -> None:
         for line in stream:
@@ -615,12 +623,15 @@ def test_a_writer_loses_nothing_but_what_falls_between_copy_and_truncation(home:
 
     thread = threading.Thread(target=follow)
     thread.start()
+    # It follows from its first look on; what was written before is not its.
+    wait_until(lambda: looks)
     home.runtime.start(home.spec(loop))
     turns = 0
     while "ready" not in {line.text for line in small.tail("g.a", 5)}:
         turns += 1
-        # Not quicker than a follower looks, or it misses whole files.
-        wait_s(0.15)
+        # Not quicker than a follower looks, or it misses whole files: one whole look since the last rotation.
+        seen = looks
+        wait_until(lambda: looks >= seen + 2)  # noqa: B023 - awaited at once
         small.rotate()
     wait_until(lambda: "ready" in followed)
     stop.set()
@@ -634,11 +645,19 @@ def test_a_writer_loses_nothing_but_what_falls_between_copy_and_truncation(home:
 
 def test_following_survives_a_rotation(small: ProcessLogs) -> None:
     stop = threading.Event()
+    looks = 0
+
+    def ended() -> bool:
+        """Asked once the follower knows from where on it follows."""
+        nonlocal looks
+        looks += 1
+        return stop.is_set()
+
     with small.prepare("g.a").open("a") as file:
-        lines = (line.text for line in small.follow("g.a", stop.is_set) if line)
+        lines = (line.text for line in small.follow("g.a", ended) if line)
 
         def first(write: Callable[[], object]) -> str:
-            threading.Timer(0.2, write).start()
+            threading.Thread(target=lambda: (wait_until(lambda: looks), write())).start()
             return next(lines)
 
         def write_and_rotate() -> None:

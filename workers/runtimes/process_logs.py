@@ -28,6 +28,10 @@ _LINE_LIMIT = 64 * 2**10
 _TIMES_LIMIT = 64 * 2**10
 _POLL_S = 0.1
 _IDLE_S = 0.7
+# Held by followers while they read, and by who rotates while a file is cut.
+_CUT = ".cut"
+_CUT_LIMIT_S = 1.0
+_CUT_PAUSE_S = 0.002
 _OF_A_LOG = re.compile(r"\.log(?:\.[0-9]+)?(?:\.times)?(?:\.new)?\Z")
 
 
@@ -140,20 +144,56 @@ class _Follower:
 
     def read(self) -> list[LogLine]:
         """Complete lines since the last call."""
-        turn = _turn(self._path)
-        if turn != self._turn:
-            # Rotated: what we had not read went to the copy.
-            self._partial += _read_from(_older(self._path, 1), self._offset, -1)
-            self._turn, self._offset = turn, 0
-        piece = _read_from(self._path, self._offset)
-        self._offset += len(piece)
-        self._partial += piece
+        with _between_rotations(self._path.parent) as still:
+            if not still:
+                return []
+            turn = _turn(self._path)
+            if turn != self._turn:
+                # Rotated: what we had not read went to the copy.
+                self._partial += _read_from(_older(self._path, 1), self._offset, -1)
+                self._turn, self._offset = turn, 0
+            piece = _read_from(self._path, self._offset)
+            self._offset += len(piece)
+            self._partial += piece
         *lines, self._partial = self._partial.split(b"\n")
         if len(self._partial) > _LINE_LIMIT:
             lines.append(self._partial)
             self._partial = b""
         now = datetime.now(UTC)
         return [LogLine(_text(line), now) for line in lines]
+
+
+@contextlib.contextmanager
+def _between_rotations(folder: Path) -> Iterator[bool]:
+    """Whether no file is being truncated, and none is until the block ends: an offset means nothing meanwhile."""
+    try:
+        guard = open(folder / _CUT, "a")  # noqa: SIM115 - closed below
+    except OSError:
+        yield True  # there is no folder, so nothing is rotated in it
+        return
+    with guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextlib.contextmanager
+def _cutting(folder: Path) -> Iterator[None]:
+    """Wait until no follower reads, and keep them from it. Who reads for longer than a second is frozen, and left."""
+    deadline = time.monotonic() + _CUT_LIMIT_S
+    with open(folder / _CUT, "a") as guard:
+        while True:
+            try:
+                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(_CUT_PAUSE_S)
+        yield
 
 
 def _turn(path: Path) -> tuple[int, int]:
@@ -197,10 +237,12 @@ def _rotate(path: Path) -> None:
         shutil.copyfileobj(live, copy, 2**20)
         with contextlib.suppress(FileNotFoundError):
             _times(path).replace(_times(_older(path, 1)))
-        # What came during the copy; after this only the truncation is left.
-        shutil.copyfileobj(live, copy, 2**20)
-        live.truncate(0)
-    draft.replace(_older(path, 1))
+        with _cutting(path.parent):
+            # What came during the copy; after this only the truncation is left.
+            shutil.copyfileobj(live, copy, 2**20)
+            live.truncate(0)
+            copy.flush()
+            draft.replace(_older(path, 1))
 
 
 def _keep(newer: Path, older: Path) -> None:
