@@ -136,8 +136,6 @@ class FeedReader:
             return bool(self._listeners or self._ends)
 
     def _read(self) -> int:
-        if self._skip():
-            return 0
         with self._record.read() as session:
             found = [event.as_dict() for event in events.after(session, self.position, _BATCH)]
         for event in found:
@@ -147,19 +145,6 @@ class FeedReader:
                 self.position = event["id"]
                 self._hand_out(event)
         return len(found)
-
-    def _skip(self) -> bool:
-        """While nobody listens, only the position is kept: reading is work, and a busy host has better to do."""
-        if self._listeners or self._ends:
-            return False
-        with self._record.read() as session:
-            newest = events.last_id(session)
-        with self._lock:
-            # Who came meanwhile was told the position before this, so nothing may be left out.
-            if self._listeners or self._ends:
-                return False
-            self.position = max(self.position, newest)
-        return True
 
     def _unkept(self, event: Event) -> None:
         with self._lock:
