@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import os
 import re
-import shutil
 import threading
 import time
 from bisect import bisect_right
@@ -17,21 +16,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from workers.runtimes.log_text import plain
+from workers.runtimes.process_rotation import KEPT, between_rotations, note, notes, older, rotate, turn
 from workers.runtimes.process_state import slug
 from workers.runtimes.protocol import LogLine
 
 SIZE_LIMIT = 10 * 2**20
-KEPT = 2
 TAIL_LINES = 5000
 TAIL_BYTES = 2**20
 _LINE_LIMIT = 64 * 2**10
-_TIMES_LIMIT = 64 * 2**10
 _POLL_S = 0.1
 _IDLE_S = 0.7
-# Held by followers while they read, and by who rotates while a file is cut.
-_CUT = ".cut"
-_CUT_LIMIT_S = 1.0
-_CUT_PAUSE_S = 0.002
 _OF_A_LOG = re.compile(r"\.log(?:\.[0-9]+)?(?:\.times)?(?:\.new)?\Z")
 
 
@@ -66,7 +60,7 @@ class ProcessLogs:
                 changed = self._sizes.get(service_id, 0) != size
                 self._sizes[service_id] = size
             if changed and size:
-                _note(Path(path), size, now)
+                note(Path(path), size, now)
 
     def rotate(self) -> None:
         """Copy and truncate what is over the limit. What is written between the last read of the copy and the
@@ -81,7 +75,7 @@ class ProcessLogs:
             for path in self.folder.glob("*.log"):
                 with contextlib.suppress(FileNotFoundError):
                     if path.stat().st_size > self._size_limit:
-                        _rotate(path)
+                        rotate(path)
 
     def forget(self, registered: Callable[[], Collection[str]], there: Callable[[], Collection[str]]) -> None:
         """Delete the files of services that are not registered and of which no launch is known."""
@@ -111,7 +105,7 @@ class ProcessLogs:
 
     def _newest_first(self, service_id: str) -> list[Path]:
         path = self.path(service_id)
-        return [path, *(_older(path, number) for number in range(1, KEPT + 1))]
+        return [path, *(older(path, number) for number in range(1, KEPT + 1))]
 
     def follow(self, service_id: str, stop: Callable[[], bool]) -> Iterator[LogLine | None]:
         """Lines that come from now on, with the time at which they were seen; None about every second."""
@@ -136,7 +130,7 @@ class _Follower:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._partial = b""
-        self._turn = _turn(path)
+        self._turn = turn(path)
         try:
             self._offset = path.stat().st_size
         except OSError:
@@ -144,14 +138,14 @@ class _Follower:
 
     def read(self) -> list[LogLine]:
         """Complete lines since the last call."""
-        with _between_rotations(self._path.parent) as still:
+        with between_rotations(self._path.parent) as still:
             if not still:
                 return []
-            turn = _turn(self._path)
-            if turn != self._turn:
+            latest = turn(self._path)
+            if latest != self._turn:
                 # Rotated: what we had not read went to the copy.
-                self._partial += _read_from(_older(self._path, 1), self._offset, -1)
-                self._turn, self._offset = turn, 0
+                self._partial += _read_from(older(self._path, 1), self._offset, -1)
+                self._turn, self._offset = latest, 0
             piece = _read_from(self._path, self._offset)
             self._offset += len(piece)
             self._partial += piece
@@ -161,56 +155,6 @@ class _Follower:
             self._partial = b""
         now = datetime.now(UTC)
         return [LogLine(_text(line), now) for line in lines]
-
-
-@contextlib.contextmanager
-def _between_rotations(folder: Path) -> Iterator[bool]:
-    """Whether no file is being truncated, and none is until the block ends: an offset means nothing meanwhile."""
-    try:
-        guard = open(folder / _CUT, "a")  # noqa: SIM115 - closed below
-    except OSError:
-        yield True  # there is no folder, so nothing is rotated in it
-        return
-    with guard:
-        try:
-            fcntl.flock(guard, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-@contextlib.contextmanager
-def _cutting(folder: Path) -> Iterator[None]:
-    """Wait until no follower reads, and keep them from it. Who reads for longer than a second is frozen, and left."""
-    deadline = time.monotonic() + _CUT_LIMIT_S
-    with open(folder / _CUT, "a") as guard:
-        while True:
-            try:
-                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    break
-                time.sleep(_CUT_PAUSE_S)
-        yield
-
-
-def _turn(path: Path) -> tuple[int, int]:
-    """What changes with each rotation."""
-    try:
-        stat = os.stat(_older(path, 1))
-    except OSError:
-        return 0, 0
-    return stat.st_ino, stat.st_mtime_ns
-
-
-def _older(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.{number}")
-
-
-def _times(path: Path) -> Path:
-    return path.with_name(f"{path.name}.times")
 
 
 def _text(line: bytes) -> str:
@@ -224,74 +168,6 @@ def _read_from(path: Path, offset: int, limit: int = TAIL_BYTES) -> bytes:
             return file.read(limit)
     except OSError:
         return b""
-
-
-def _rotate(path: Path) -> None:
-    _note(path, path.stat().st_size, time.time())
-    for number in range(KEPT, 1, -1):
-        for name in (lambda p: p, _times):
-            _keep(name(_older(path, number - 1)), name(_older(path, number)))
-    draft = path.with_name(f"{path.name}.new")
-    with open(path, "r+b") as live, open(draft, "wb") as copy:
-        os.fchmod(copy.fileno(), 0o600)
-        shutil.copyfileobj(live, copy, 2**20)
-        with contextlib.suppress(FileNotFoundError):
-            _times(path).replace(_times(_older(path, 1)))
-        with _cutting(path.parent):
-            # What came during the copy; after this only the truncation is left.
-            shutil.copyfileobj(live, copy, 2**20)
-            live.truncate(0)
-            copy.flush()
-            draft.replace(_older(path, 1))
-
-
-def _keep(newer: Path, older: Path) -> None:
-    """Give a copy its next number, and leave it its own until it is replaced: followers tell a rotation by the first
-    copy's change, which must be one change, after the truncation."""
-    draft = older.with_name(f"{older.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        draft.unlink(missing_ok=True)
-        os.link(newer, draft)
-        draft.replace(older)
-
-
-def _note(path: Path, size: int, now: float) -> None:
-    times = _times(path)
-    try:
-        with open(times, "a", encoding="ascii") as file:
-            file.write(f"{size} {now:.6f}\n")
-            length = file.tell()
-    except OSError:
-        return  # A full disk must not end an observation; lines then have no time.
-    if length > _TIMES_LIMIT:
-        lines = times.read_text(encoding="ascii").splitlines(keepends=True)
-        draft = times.with_name(f"{times.name}.new")
-        # Every second note goes; the newest stays.
-        draft.write_text("".join(lines[1::2] if len(lines) % 2 == 0 else lines[::2]), encoding="ascii")
-        draft.replace(times)
-
-
-def _notes(path: Path) -> tuple[list[int], list[float]]:
-    """Sizes and times, both growing: what a rotation or another observer put out of order is dropped."""
-    try:
-        lines = _times(path).read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):
-        return [], []
-    sizes: list[int] = []
-    times: list[float] = []
-    for line in lines:
-        size_text, _, time_text = line.partition(" ")
-        try:
-            size, at = int(size_text), float(time_text)
-        except ValueError:
-            continue
-        while sizes and sizes[-1] > size:
-            sizes.pop()
-            times.pop()
-        if not sizes or sizes[-1] < size:
-            sizes.append(size)
-            times.append(at)
-    return sizes, times
 
 
 def _tail_of(path: Path, lines: int, budget: int) -> tuple[list[LogLine], int]:
@@ -309,7 +185,7 @@ def _tail_of(path: Path, lines: int, budget: int) -> tuple[list[LogLine], int]:
     if parts[-1] == b"":
         parts.pop()
     skip = max(1 if start and len(parts) > 1 else 0, len(parts) - lines)
-    sizes, times = _notes(path)
+    sizes, times = notes(path)
     offset = start + sum(len(part) + 1 for part in parts[:skip])
     found = []
     for part in parts[skip:]:
