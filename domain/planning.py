@@ -30,6 +30,13 @@ class Action(StrEnum):
     MIGRATE_PORT = "migrate_port"
     TERMINATE = "terminate"
     RESTORE = "restore"
+    # The way back of an update: what runs now is stopped, what was there before is restored, and waited for.
+    WITHDRAW = "withdraw"
+    CONFIRM = "confirm"
+
+
+# They only look: a cancel breaks them off, and they take no step's place.
+WAITS = frozenset({Action.WAIT, Action.CONFIRM})
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from domain import graph
+from domain.planning import WAITS
 from domain.states import STEP_FINAL, StepStatus
 
 # How much the newest run counts in the moving average of a step's runs.
 NEWEST = 0.3
 _LEAST_S = 0.05
-_USUALLY_S = {"pull": 15.0, "build": 30.0, "wait": 3.0, "stop": 2.0, "terminate": 2.0}
+_USUALLY_S = {
+    "pull": 15.0, "build": 30.0, "wait": 3.0, "confirm": 3.0, "stop": 2.0, "withdraw": 2.0, "terminate": 2.0,
+}  # fmt: skip
 _ELSE_S = 0.5
 
 
@@ -64,7 +67,7 @@ def remaining_s(parts: Sequence[Part], parallel: int) -> float | None:
     while ready or running:
         later = []
         for each in ready:
-            takes_place = left[each].action != "wait"
+            takes_place = left[each].action not in WAITS
             if takes_place and busy >= max(1, parallel):
                 later.append(each)
                 continue
@@ -73,7 +76,7 @@ def remaining_s(parts: Sequence[Part], parallel: int) -> float | None:
         if not running:
             break
         at, done = heapq.heappop(running)
-        busy -= left[done].action != "wait"
+        busy -= left[done].action not in WAITS
         ready = later + _freed(needs, done)
     return round(at, 2)
 

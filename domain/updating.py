@@ -1,17 +1,16 @@
-"""What an update does: exchange what drifted, restart what asks for it, and the way back from any step of it.
+"""What an update does: exchange what drifted, and restart what asks for it.
 
 Nothing is changed before every image is present and every new instance is made beside the old one; then, dependencies
 first, an old one is stopped and its new one started and waited for. Only when all stand are the old ones removed: until
-then `plan_back` leads back.
+then `going_back.plan_back` leads back.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from domain import graph
-from domain.needs import edges_of, followers, has_completed, in_order, needed_completed, needs_of, own_condition
+from domain.needs import followers, has_completed, in_order, needed_completed, needs_of, own_condition
 from domain.observation import Instance, ObservedState, Phase
 from domain.planning import Action, Plan, Step
 from domain.specs import Condition, GroupSpec, RuntimeKind, ServiceSpec
@@ -31,6 +30,17 @@ class Kind(StrEnum):
     RESTART = "restart"
 
 
+class Direction(StrEnum):
+    """Which way an update goes from now on, whoever works on it."""
+
+    FORWARD = "forward"
+    BACK = "back"
+    # All new ones stand: nothing leads back any more.
+    SETTLE = "settle"
+    # It failed, and what it had done so far stays.
+    KEEP = "keep"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What an update does with one service, and what was there before: all that is needed to go back."""
@@ -42,6 +52,8 @@ class Change:
     ran: bool
     hash: str | None
     image: str | None = None
+    # What it listens on, or publishes, as (protocol, port on the host): another one of the update may want them.
+    ports: tuple[tuple[str, int], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As it is kept with its operation."""
@@ -50,7 +62,19 @@ class Change:
 
 def change_of(kept: Mapping[str, Any]) -> Change:
     """A change as it was kept."""
-    return Change(**(dict(kept) | {"kind": Kind(kept["kind"])}))
+    ports = tuple((protocol, port) for protocol, port in kept.get("ports") or ())
+    return Change(**(dict(kept) | {"kind": Kind(kept["kind"]), "ports": ports}))
+
+
+def ports_of(spec: ServiceSpec) -> frozenset[tuple[str, int]]:
+    """What it takes on the host, as (protocol, port)."""
+    return frozenset((port.protocol, port.host_port) for port in spec.ports if port.host_port is not None)
+
+
+def _givers(spec: ServiceSpec, wanted: Mapping[str, Change]) -> list[str]:
+    """Which of the others had a port that this one is to have."""
+    takes = ports_of(spec)
+    return sorted(each for each, change in wanted.items() if each != spec.id and takes & set(change.ports))
 
 
 def changes(specs: Sequence[ServiceSpec], observed: ObservedState, wanted: Collection[str]) -> dict[str, Change]:
@@ -119,7 +143,33 @@ def plan_update(
         turn = _turn(spec, change, observed.of(service_id), service_id in stopped, condition, after, prepared)
         steps += turn
         planned |= {step.id for step in turn}
+    steps = _handed_over(steps, by_id, wanted, prepared)
     return Plan((*steps, *plan_settle(ordered, wanted, tuple(step.id for step in steps)).steps))
+
+
+def _handed_over(
+    steps: Sequence[Step], by_id: Mapping[str, ServiceSpec], wanted: Mapping[str, Change], prepared: tuple[str, ...]
+) -> list[Step]:
+    """Who takes another one's port is started after that one was stopped. So that no two wait for each other, whoever
+    gives a port away is stopped as soon as all is prepared; it is its start that waits for what it needs."""
+    known = {step.id: step for step in steps}
+    given = {
+        taker: [f"{Action.STOP}:{each}" for each in _givers(by_id[taker], wanted) if f"{Action.STOP}:{each}" in known]
+        for taker in wanted
+    }
+    early = {step_id for stops in given.values() for step_id in stops}
+    first, rest = [], []
+    for step in steps:
+        if step.id in early:
+            first.append(replace(step, depends_on=prepared, optional=frozenset()))
+        elif step.action is Action.START:
+            stop = f"{Action.STOP}:{step.target}"
+            gates = known[stop] if stop in early else step
+            after = dict.fromkeys((*step.depends_on, *gates.depends_on, *given[step.target]))
+            rest.append(replace(step, depends_on=tuple(after), optional=gates.optional))
+        else:
+            rest.append(step)
+    return [*rest[: len(prepared)], *first, *rest[len(prepared) :]]
 
 
 def _preparations(
@@ -177,32 +227,3 @@ def plan_settle(ordered: Sequence[str], wanted: Mapping[str, Change], after: tup
     return Plan(
         tuple(Step(Action.REMOVE, each, cause, after) for each in ordered if wanted[each].kind is not Kind.RESTART)
     )
-
-
-def plan_back(
-    specs: Sequence[ServiceSpec],
-    wanted: Mapping[str, Change],
-    touched: Collection[str],
-    groups: Iterable[GroupSpec] = (),
-) -> Plan:
-    """The way back: everything that was touched is as it was before, dependencies first. One that cannot be restored
-    holds up none of the others."""
-    groups = tuple(groups)
-    edges = edges_of(specs, groups)
-    steps = []
-    for service_id in in_order(specs, groups):
-        if service_id not in touched:
-            continue
-        needed = graph.closure(edges, edges[service_id]) & set(touched) - {service_id}
-        after = tuple(sorted(f"{Action.RESTORE}:{each}" for each in needed))
-        cause = (
-            "it is restarted with what it depends on"
-            if wanted[service_id].kind is Kind.RESTART
-            else (
-                "the update is taken back: what was there before runs again"
-                if wanted[service_id].ran
-                else "the update is taken back: what was there before is back, stopped"
-            )
-        )
-        steps.append(Step(Action.RESTORE, service_id, cause, after, None, frozenset(after)))
-    return Plan(tuple(steps))

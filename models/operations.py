@@ -14,12 +14,13 @@ from sqlalchemy import and_, bindparam, delete, insert, or_, select, text, updat
 from sqlalchemy.orm import Session, lazyload, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 
-from domain.errors import ClaimLost, OperationInProgress, OperationNotFound, Poison
+from domain.errors import ClaimLost, OperationInProgress, OperationNotFound
 from domain.events import EventType, Severity
 from domain.states import CLAIMED, FINAL, OperationStatus, StepStatus
-from models import operation_batches, operation_queue, operation_slots, operation_waiting
+from models import operation_batches, operation_poison, operation_queue, operation_slots, operation_waiting
 from models.base import now, table_of
 from models.operation_events import tell
+from models.operation_poison import MAX_CLAIMS
 from models.operation_queue import End
 from models.operation_rows import (
     ACTIVE_SQL,
@@ -35,6 +36,7 @@ from models.operation_rows import (
 
 # Whoever works with operations finds their rows here too.
 __all__ = [
+    "MAX_CLAIMS",
     "Operation",
     "OperationLock",
     "OperationStep",
@@ -45,7 +47,6 @@ __all__ = [
     "service_target",
 ]
 SILENT_AFTER_S = 6.0
-MAX_CLAIMS = 3
 
 # Built once, and on tables: a request waits for them, and building one takes longer than carrying it out.
 _operations, _locks = table_of(Operation), table_of(OperationLock)
@@ -118,13 +119,14 @@ def claim(
     What a person asked for comes first: it may be taken in the place of this one, which is sent again then.
 
     The third worker that falls silent over an operation is the last: then it ends `failed`, `poison`, and None is
-    returned as well.
+    returned as well. An update that is armed is given out three times more, for its way back alone.
     """
     operation = session.get(Operation, operation_id, with_for_update=True, populate_existing=True)
     if operation is None or not _is_claimable(operation, at):
         return None
-    if operation.attempt >= MAX_CLAIMS:
-        finish(session, operation, OperationStatus.FAILED, error=_poison(operation).as_dict())
+    if operation.attempt >= MAX_CLAIMS and not operation_poison.turns_back(operation):
+        result, error = operation_poison.left_behind(session, operation), operation_poison.poison(operation)
+        finish(session, operation, OperationStatus.FAILED, result=result, error=error.as_dict())
         return None
     if operation_slots.takes_one(operation):
         host, silent_since = str(worker.get("host")), at - timedelta(seconds=SILENT_AFTER_S)
@@ -171,14 +173,6 @@ def _is_claimable(operation: Operation, at: datetime) -> bool:
 def is_silent(operation: Operation, at: datetime) -> bool:
     """Whether the worker that claimed it has not been heard of for `SILENT_AFTER_S`."""
     return operation.heartbeat_at is None or operation.heartbeat_at < at - timedelta(seconds=SILENT_AFTER_S)
-
-
-def _poison(operation: Operation) -> Poison:
-    return Poison(
-        f"{operation.attempt} workers fell silent while they worked on it",
-        hint="read the workers' logs of that time, then retry it",
-        attempts=operation.attempt,
-    )
 
 
 def held(session: Session, operation_id: str, fence: int) -> Operation:

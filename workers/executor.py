@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from domain.errors import Cancelled, ClaimLost, ClosError, DatabaseBusy, StartFailed, Stopping, TimedOut
 from domain.observation import Instance, Phase
-from domain.planning import Action, Plan, Step, blocked_by, ready
+from domain.planning import WAITS, Action, Plan, Step, blocked_by, ready
 from domain.specs import Condition
 from workers.claims import Claim
 from workers.journal import Journal
@@ -101,10 +101,10 @@ class Executor:
         if self._claim.cancelled.is_set():
             outcome.cancelled = True
             return
-        waiting = sum(step.action is Action.WAIT for step in running.values())
+        waiting = sum(step.action in WAITS for step in running.values())
         room = {True: self._parallel * _WAITS_PER_STEP - waiting, False: self._parallel - len(running) + waiting}
         for step in ready(self._plan.steps, outcome.completed, outcome.lost, begun):
-            waits = step.action is Action.WAIT
+            waits = step.action in WAITS
             if room[waits] <= 0:
                 continue
             room[waits] -= 1
@@ -160,7 +160,7 @@ class Executor:
         self._journal.failed(step, refusal, self._last_look(step))
 
     def _last_look(self, step: Step) -> Instance | None:
-        looked_at = (Action.START, Action.WAIT, Action.STOP, Action.RESTORE)
+        looked_at = (Action.START, Action.STOP, Action.RESTORE, Action.WITHDRAW, *WAITS)
         if step.action not in looked_at or not self._steps.knows(step.target):
             return None
         return self._observer.instance(self._steps.spec(step.target), max_age_s=0.0)

@@ -29,12 +29,13 @@ _SERVICE_WHILE = {
     Action.START: ServiceStatus.STARTING,
     Action.WAIT: ServiceStatus.STARTING,
     Action.STOP: ServiceStatus.STOPPING,
+    Action.WITHDRAW: ServiceStatus.STOPPING,
+    Action.CONFIRM: ServiceStatus.STARTING,
 }
 # The steps of another service that one waits for; its state is added when somebody reads (`registry_waiting`).
 _GATES = (Action.START, Action.WAIT)
-# What changes a service on an update's way forward, and when a step of it has begun.
+# What changes a service on an update's way forward.
 _CHANGES = (Action.CREATE, Action.STOP, Action.START, Action.WAIT)
-_BEGUN = ("running", "completed", "failed", "undone")
 
 
 class Journal:
@@ -254,9 +255,18 @@ class Journal:
             rows = select(OperationStep.target).where(
                 OperationStep.operation_id == self._claim.operation_id,
                 OperationStep.action.in_([action.value for action in actions]),
-                OperationStep.status.in_(_BEGUN),
+                # Whatever it is by now: one that a killed worker had begun may have been left out since.
+                OperationStep.started_at.is_not(None),
             )
             return set(session.scalars(rows))
+
+    def ended(self, actions: Sequence[Action]) -> set[str]:
+        """The targets of which such a step is done, or has failed, in whatever attempt."""
+        return {
+            row.target
+            for row in self.steps()
+            if row.action in actions and row.status in (StepStatus.COMPLETED.value, StepStatus.FAILED.value)
+        }
 
     def turn_back(self, plan: Plan) -> None:
         """Write the steps of a way back. What has not begun of the way forward is left out."""

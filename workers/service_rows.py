@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session, lazyload
 
 from domain.events import EventType, Severity
 from domain.observation import Instance, Phase
-from domain.planning import Action, Step
-from domain.states import HealthStatus, ServiceStatus
+from domain.planning import WAITS, Action, Step
+from domain.states import UP, HealthStatus, ServiceStatus
 from models import events
 from models.base import now
 from models.operations import Operation
@@ -28,11 +28,15 @@ def set_instance(
     """What a step that has ended left: the instance, and the state that follows from it."""
     record_instance(session, operation, step.target, instance, health)
     # Creating and starting only begin what the wait ends: an old exit seen meanwhile is no news.
-    if step.action in (Action.WAIT, Action.RESTORE):
+    if step.action in WAITS:
         up = instance.alive or health is HealthStatus.HEALTHY  # an external one has no instance
         status = ServiceStatus.RUNNING if up else ServiceStatus.STOPPED
         set_status(session, operation, step.target, status, step.cause, waiting=[])
-    elif step.action in (Action.STOP, Action.REMOVE):
+    elif step.action is Action.RESTORE and instance.alive:
+        back = row_of(session, step.target)
+        if back is not None and ServiceStatus(back.status) not in UP:  # one that was never stopped runs as it ran
+            set_status(session, operation, step.target, ServiceStatus.STARTING, step.cause, waiting=[])
+    elif step.action in (Action.STOP, Action.REMOVE, Action.WITHDRAW, Action.RESTORE):
         set_status(session, operation, step.target, ServiceStatus.STOPPED, step.cause, waiting=[])
 
 

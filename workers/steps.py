@@ -8,7 +8,7 @@ from typing import Any
 
 from domain.errors import PortHeld, StartFailed, TimedOut, Unhealthy
 from domain.observation import Instance
-from domain.planning import Action, Step
+from domain.planning import WAITS, Action, Step
 from domain.specs import RuntimeKind, ServiceSpec
 from domain.states import HealthStatus
 from models.record import outside_transaction
@@ -88,7 +88,7 @@ class Steps:
             with fence.guarded(self._verify):
                 return actions[step.action]()
         finally:
-            if step.action is not Action.WAIT:
+            if step.action not in WAITS:
                 self._observer.changed(spec.runtime.value)
 
     def _actions(

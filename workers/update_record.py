@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from domain.updating import Change, change_of
+from domain.updating import Change, Direction, change_of
 from models import operations
 from models.base import now
 from models.operations import Operation
 from models.record import Record
 from workers.claims import Claim
-
-FORWARD, BACK, SETTLE, KEEP = "forward", "back", "settle", "keep"
 
 
 class UpdateRecord:
@@ -37,7 +35,7 @@ class UpdateRecord:
             record,
             claim,
             {
-                "direction": FORWARD,
+                "direction": Direction.FORWARD.value,
                 "changes": {each: change.as_dict() for each, change in changes.items()},
                 "windows": {},
                 "error": None,
@@ -58,9 +56,9 @@ class UpdateRecord:
         return {each: change_of(kept) for each, kept in self._kept["changes"].items()}
 
     @property
-    def direction(self) -> str:
-        """Forward, back, settle or keep."""
-        return str(self._kept["direction"])
+    def direction(self) -> Direction:
+        """Which way it goes."""
+        return Direction(self._kept["direction"])
 
     @property
     def error(self) -> dict[str, Any] | None:
@@ -73,10 +71,14 @@ class UpdateRecord:
         """Whether it was a person who said so."""
         return bool(self._kept["cancelled"])
 
-    def turn(self, direction: str, error: Mapping[str, Any] | None = None, cancelled: bool = False) -> None:
+    def turn(self, direction: Direction, error: Mapping[str, Any] | None = None, cancelled: bool = False) -> None:
         """From now on it goes this way, whoever works on it."""
         with self._guard:
-            self._kept |= {"direction": direction, "error": dict(error) if error else None, "cancelled": cancelled}
+            self._kept |= {
+                "direction": direction.value,
+                "error": dict(error) if error else None,
+                "cancelled": cancelled,
+            }
             self._write()
 
     def interrupted(self, service_id: str) -> None:
@@ -95,6 +97,10 @@ class UpdateRecord:
                 ended = window | {"until": now().isoformat()}
                 self._kept["windows"] = self._kept["windows"] | {service_id: ended}
                 self._write()
+
+    def were_interrupted(self) -> set[str]:
+        """Those of which what served was stopped, or was about to be."""
+        return set(self._kept["windows"])
 
     def window(self, service_id: str) -> tuple[str | None, str | None]:
         """From when until when nothing served; the end is None while nothing does."""

@@ -4,7 +4,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from domain.errors import EngineUnreachable, PortHeld
+import structlog
+
+from domain.errors import ClosError, EngineUnreachable, PortHeld, StartFailed
 from domain.observation import Instance
 from domain.planning import Action, Step
 from domain.specs import RuntimeKind, ServiceSpec
@@ -14,6 +16,7 @@ from workers.runtimes.protocol import Runtime
 from workers.steps import Done, Steps
 from workers.update_record import UpdateRecord
 
+log = structlog.get_logger()
 # How long the way back waits for an engine that was restarted in the middle.
 _ENGINE_BACK_S = 90.0
 _ASK_AGAIN_S = 1.0
@@ -35,7 +38,9 @@ class UpdateSteps(Steps):
             Action.STOP: lambda: self._exchange(spec, runtime),
             Action.WAIT: lambda: self._wait_to_serve(step, spec, runtime, deadline),
             Action.REMOVE: lambda: self._settle(spec, runtime),
-            Action.RESTORE: lambda: self._restore(step, spec, runtime, deadline),
+            Action.WITHDRAW: lambda: self._withdraw(spec, runtime),
+            Action.RESTORE: lambda: self._restore(spec, runtime),
+            Action.CONFIRM: lambda: self._confirm(step, spec, runtime, deadline),
         }
 
     def _run_up(self, spec: ServiceSpec, runtime: Runtime) -> Instance:
@@ -77,29 +82,42 @@ class UpdateSteps(Steps):
         runtime.settle(spec)
         return Done()
 
-    def _restore(self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
+    def _withdraw(self, spec: ServiceSpec, runtime: Runtime) -> Done:
+        return Done(self._patiently(lambda: runtime.stop(spec, spec.stop_timeout_s)))
+
+    def _restore(self, spec: ServiceSpec, runtime: Runtime) -> Done:
         change = self._changes[spec.id]
         if change.kind is Kind.RESTART:
-            self._patiently(lambda: runtime.stop(spec, spec.stop_timeout_s))
-            self._patiently(lambda: runtime.start(spec))
-        else:
-            self._patiently(lambda: runtime.restore(spec, change.ref, change.ran))
-        self._observer.changed(spec.runtime.value)
-        if not change.ran:
-            return Done(self._observer.instance(spec, max_age_s=0.0))
+            return Done(self._patiently(lambda: runtime.start(spec)))
+        try:
+            return Done(self._patiently(lambda: runtime.restore(spec, change.ref, change.ran)))
+        except StartFailed:
+            self._leave_the_new_one(spec, runtime)
+            raise
+
+    def _leave_the_new_one(self, spec: ServiceSpec, runtime: Runtime) -> None:
+        """What was there before is gone: better the new one than none."""
+        there = self._observer.instance(spec, max_age_s=0.0)
+        if there.spec_hash != spec.hash() or there.alive:
+            return
+        try:
+            runtime.start(spec, keep=True)
+        except ClosError as refusal:
+            log.warning("update.neither_runs", service=spec.id, error=refusal.message)
+
+    def _confirm(self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
         # It listens where it listened before, wherever it is wanted to by now.
         as_made = runtime.as_made(spec)
         instance, health = Readiness(as_made, runtime, self._observer, self._claim).wait(step, deadline)
         self._kept.serves(spec.id)
         return Done(instance, health)
 
-    def _patiently(self, act: Callable[[], Any]) -> None:
+    def _patiently(self, act: Callable[[], Instance]) -> Instance:
         """Going back is promised: an engine that is being restarted is waited for."""
         until = time.monotonic() + _ENGINE_BACK_S
         while True:
             try:
-                act()
-                return
+                return act()
             except EngineUnreachable:
                 self._claim.check()
                 if time.monotonic() >= until:

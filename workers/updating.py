@@ -2,19 +2,19 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import structlog
 
-from domain.errors import Cancelled, ClosError, EngineUnreachable
+from domain.errors import Cancelled, ClaimLost, ClosError, EngineUnreachable, Stopping
+from domain.going_back import plan_back
 from domain.observation import ObservedState
 from domain.planning import Action, Plan
-from domain.specs import RuntimeKind, ServiceSpec
 from domain.states import OperationStatus, StepStatus
-from domain.updating import Change, Kind, changes, plan_back, plan_settle, plan_update
+from domain.updating import Direction, Kind, plan_settle, plan_update
 from models.operations import Operation
 from workers import port_scan
 from workers.carrying import Subject, deadline_of, read_subject
@@ -22,8 +22,9 @@ from workers.claims import Claim
 from workers.context import Context
 from workers.executor import Executor, Outcome
 from workers.journal import Journal
-from workers.update_record import BACK, FORWARD, KEEP, SETTLE, UpdateRecord
+from workers.update_record import UpdateRecord
 from workers.update_steps import UpdateSteps
+from workers.update_world import drifted, prepared, told
 
 log = structlog.get_logger()
 # The way back has time of its own: what served before was up within its own limits already.
@@ -42,7 +43,7 @@ def carry_out(context: Context, operation: Operation, claim: Claim, journal: Jou
     kept = UpdateRecord.of(context.record, claim, operation)
     if kept is None:
         observed = context.observer.snapshot(subject.specs, subject.health, need=not parameters.get("dry_run"))
-        wanted = changes(subject.specs, observed, set(parameters.get("named") or subject.by_id))
+        wanted = drifted(context, subject, observed, set(parameters.get("named") or subject.by_id))
         plan = plan_update(subject.specs, observed, wanted, prepared(context, subject, wanted), subject.groups)
         if parameters.get("dry_run"):
             journal.finish(OperationStatus.COMPLETED, {"plan": plan.as_dict()})
@@ -52,12 +53,6 @@ def carry_out(context: Context, operation: Operation, claim: Claim, journal: Jou
         journal.finish(OperationStatus.COMPLETED, {"changed": 0, "steps": 0, "services": []})
         return
     Update(context, operation, claim, journal, subject, kept).run()
-
-
-def prepared(context: Context, subject: Subject, wanted: Mapping[str, Change]) -> set[str]:
-    """Which of these need no pull or build. Unlike in a start, one that runs is asked about too: it runs another."""
-    docker = [spec for spec in subject.specs if spec.runtime is RuntimeKind.DOCKER and spec.id in wanted]
-    return {spec.id for spec in docker if context.runtimes[RuntimeKind.DOCKER].prepared(spec)}
 
 
 class Update:
@@ -87,18 +82,20 @@ class Update:
 
     def run(self) -> None:
         """Go on, turn where it has to, and end the operation."""
-        if self._kept.direction == FORWARD:
+        if self._kept.direction is Direction.FORWARD:
             self._forward()
-        if self._kept.direction == BACK:
+        if self._kept.direction is Direction.BACK:
             self._back()
-        elif self._kept.direction in (SETTLE, KEEP):
+        elif self._kept.direction in (Direction.SETTLE, Direction.KEEP):
             self._settle()
         self._end()
 
     def _forward(self) -> None:
         try:
             plan = self._plan()
-        except EngineUnreachable as refusal:
+        except (ClaimLost, Stopping):
+            raise
+        except ClosError as refusal:
             self._turn(refusal, cancelled=False)
             return
         self._journal.begin(plan)
@@ -114,7 +111,7 @@ class Update:
         elif outcome.cancelled and len(outcome.completed) < len(_without_removals(plan)):
             self._turn(Cancelled("it was cancelled between two steps"), cancelled=True)
         else:
-            self._kept.turn(SETTLE)
+            self._kept.turn(Direction.SETTLE)
 
     def _plan(self) -> Plan:
         observed = self._look()
@@ -126,20 +123,27 @@ class Update:
     def _turn(self, error: ClosError, cancelled: bool, step: str | None = None) -> None:
         keep = (self._operation.parameters or {}).get("on_failure") == "keep"
         shown = error.as_dict() | ({"step": step, "failed_steps": sorted(self._outcome.failed)} if step else {})
-        self._kept.turn(KEEP if keep else BACK, shown, cancelled)
+        self._kept.turn(Direction.KEEP if keep else Direction.BACK, shown, cancelled)
         log.info("update.turned", operation_id=self._operation.id, direction=self._kept.direction, code=error.code)
 
     def _back(self) -> None:
-        begun = self._journal.begun() & self._wanted.keys()
-        plan = plan_back(self._subject.specs, self._wanted, begun, self._subject.groups)
+        plan = self._plan_back()
         self._journal.turn_back(plan)
         outcome = self._executor(plan, self._steadfast).run(time.monotonic() + _BACK_S)
-        self._not_undone = outcome.failed
-        self._journal.undone({step.target for step in plan.steps if step.id in outcome.completed})
+        # What could not be stopped is stopped by its restoration, or fails that too.
+        failed = {each: why for each, why in outcome.failed.items() if not each.startswith(f"{Action.WITHDRAW}:")}
+        self._not_undone = {_of(each): why for each, why in failed.items()}
+        self._journal.undone({step.target for step in plan.steps} - self._not_undone.keys())
+
+    def _plan_back(self) -> Plan:
+        begun = self._journal.begun() & self._wanted.keys()
+        disturbed = begun & (self._kept.were_interrupted() | self._journal.begun((Action.START,)))
+        withdrawn = self._journal.ended((Action.WITHDRAW,))
+        return plan_back(self._subject.specs, self._wanted, begun, disturbed, self._subject.groups, withdrawn)
 
     def _settle(self) -> None:
         """The new ones stand. Of an update that failed and is kept, those whose new instance was started."""
-        keeps = self._kept.direction == KEEP
+        keeps = self._kept.direction is Direction.KEEP
         started = self._journal.begun((Action.START,)) if keeps else set(self._wanted)
         ordered = [each for each in sorted(self._wanted) if each in started]
         plan = plan_settle(ordered, self._wanted)
@@ -204,12 +208,15 @@ class Update:
         result: dict[str, Any] = {
             "changed": len(self._outcome.completed),
             "steps": self._steps,
-            "services": [self._told(each, observed) for each in sorted(self._wanted)],
+            "services": [
+                told(self._kept, self._subject.by_id[each], self._wanted[each], observed.of(each))
+                for each in sorted(self._wanted)
+            ],
         }
-        if self._kept.direction == BACK:
-            result["undone"] = sorted(self._journal.begun((Action.RESTORE,)) - {_of(e) for e in self._not_undone})
+        if self._kept.direction is Direction.BACK:
+            result["undone"] = sorted(self._journal.begun((Action.RESTORE,)) - self._not_undone.keys())
         if self._not_undone:
-            result["not_undone"] = {_of(each): error.as_dict() for each, error in self._not_undone.items()}
+            result["not_undone"] = {each: error.as_dict() for each, error in self._not_undone.items()}
         error = self._kept.error
         if error is None and self._outcome.failed:
             step, refusal = next(iter(self._outcome.failed.items()))
@@ -217,28 +224,6 @@ class Update:
         status = OperationStatus.COMPLETED if error is None else OperationStatus.FAILED
         self._journal.finish(OperationStatus.CANCELLED if self._kept.cancelled else status, result, error)
         log.info("operation.ended", operation_id=self._operation.id, direction=self._kept.direction)
-
-    def _told(self, service_id: str, observed: ObservedState) -> dict[str, Any]:
-        """Which version of a service runs, and how long none did."""
-        change, instance = self._wanted[service_id], observed.of(service_id)
-        began, ended = self._kept.window(service_id)
-        return {
-            "service_id": service_id,
-            "change": change.kind.value,
-            "runs": _which(change, self._subject.by_id[service_id], instance.alive, instance.spec_hash),
-            "image": instance.image if instance.alive else None,
-            "unavailable_s": self._kept.unavailable_s(service_id),
-            "unavailable_from": began,
-            "unavailable_until": ended,
-        }
-
-
-def _which(change: Change, spec: ServiceSpec, alive: bool, hash_: str | None) -> str:
-    if not alive:
-        return "none"
-    if hash_ == change.hash and change.kind is not Kind.RESTART:
-        return "old"
-    return "new" if hash_ == spec.hash() else "old"
 
 
 def _of(step_id: str) -> str:

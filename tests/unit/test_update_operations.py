@@ -324,6 +324,104 @@ def test_a_worker_that_is_killed_on_the_way_back_leaves_one_that_another_one_goe
     assert kit.memory.aside() == {}
 
 
+def _kills(kit, monkeypatch, operation_id, call, workers):
+    """So many workers die as they are about to do that for the first time."""
+    for _ in range(workers):
+        with killed_at(kit, monkeypatch, call, 1, False):
+            _again(kit, operation_id)
+
+
+@pytest.mark.parametrize("call", ["replace", "stop", "start"])
+def test_an_update_that_kills_three_workers_goes_back_and_says_what_runs(kit, monkeypatch, call):
+    before = up(kit)
+    change(kit, "db", "api")
+    operation_id = kit.ask("update")
+    _kills(kit, monkeypatch, operation_id, call, 3)
+    assert kit.operation(operation_id).status == "in_progress"
+
+    ended = _again(kit, operation_id)
+
+    assert (ended.status, ended.error["code"], ended.error["attempts"]) == ("failed", "poison", 3)
+    assert set(runs(ended).values()) == {"old"}
+    assert "not_undone" not in ended.result
+    assert {name: found.ref for name, found in seen(kit).items()} == {n: found.ref for n, found in before.items()}
+    assert all(found.alive for found in seen(kit).values())
+    assert {kit.service(name).status for name in NAMES} == {"running"}
+    assert (kit.locks(), kit.memory.aside()) == ([], {})
+
+
+def test_an_update_that_kills_six_workers_ends_and_says_what_was_last_seen(kit, monkeypatch):
+    up(kit)
+    change(kit, "db", "api")
+    operation_id = kit.ask("update")
+    _kills(kit, monkeypatch, operation_id, "stop", 3)
+    _kills(kit, monkeypatch, operation_id, "restore", 3)
+
+    ended = _again(kit, operation_id)
+
+    assert (ended.status, ended.error["code"], ended.error["attempts"]) == ("failed", "poison", 6)
+    assert runs(ended) == {each: "old" if kit.service(each).status == "running" else "none" for each in ("db", "api")}
+    assert set(ended.result["not_undone"]) == {"shop-db", "shop-api"}
+    assert kit.locks() == []
+
+
+def test_an_update_that_is_to_be_kept_and_kills_three_workers_is_kept(kit, monkeypatch):
+    up(kit)
+    change(kit, "db", "api")
+    operation_id = kit.ask("update", on_failure="keep")
+    _kills(kit, monkeypatch, operation_id, "start", 3)
+
+    ended = _again(kit, operation_id)
+
+    assert (ended.status, ended.error["code"]) == ("failed", "poison")
+    assert seen(kit)["db"].spec_hash == hash_of(kit, "db")
+    assert kit.memory.aside() == {}
+
+
+def test_an_update_that_was_not_armed_yet_and_kills_three_workers_ends_at_once(kit):
+    up(kit)
+    change(kit, "api")
+    operation_id = kit.ask("update")
+    for _ in range(3):
+        assert kit.make_context("dying").claims.take(operation_id) is not None
+        kit.change(operation_id, heartbeat_at=None)
+
+    ended = kit.run(operation_id)
+
+    assert (ended.status, ended.error["code"], ended.result) == ("failed", "poison", None)
+
+
+def test_two_that_swap_their_ports_have_each_others(kit):
+    up(kit, checked("a", ports=[{"host_port": 8001}]), checked("b", "a", ports=[{"host_port": 8002}]))
+    swap(kit)
+
+    ended = kit.does("update")
+
+    assert ended.status == "completed", ended.error
+    assert runs(ended) == {"a": "new", "b": "new"}
+    assert all(found.alive for found in seen(kit).values())
+
+
+def test_two_that_were_to_swap_their_ports_go_back_to_their_own(kit):
+    before = up(kit, checked("a", ports=[{"host_port": 8001}]), checked("b", "a", ports=[{"host_port": 8002}]))
+    swap(kit)
+    new_one(kit, "b", unhealthy=True)
+
+    ended = kit.does("update")
+
+    assert ended.status == "failed"
+    assert "not_undone" not in ended.result
+    assert {name: (found.ref, found.alive) for name, found in seen(kit).items()} == {
+        name: (found.ref, True) for name, found in before.items()}  # fmt: skip
+
+
+def swap(kit):
+    """By way of a third one, since no two may have the same at any time."""
+    change(kit, "a", ports=[{"host_port": 8003}])
+    change(kit, "b", ports=[{"host_port": 8001}])
+    change(kit, "a", ports=[{"host_port": 8002}])
+
+
 def test_several_groups_are_updated_as_one_and_go_back_as_one(kit):
     kit.group("data", checked("db"))
     up(kit, checked("web"))

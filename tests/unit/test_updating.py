@@ -1,12 +1,14 @@
 """Plans of updates: what is exchanged, in which order, and the way back."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from domain.going_back import plan_back
 from domain.observation import Instance, ObservedState, Phase
-from domain.specs import Condition, Dependency, GroupSpec, RuntimeKind, ServiceSpec
-from domain.updating import Kind, change_of, changes, plan_back, plan_update
+from domain.specs import Condition, Dependency, GroupSpec, HealthCheck, PortRequest, RuntimeKind, ServiceSpec
+from domain.updating import Kind, change_of, changes, plan_update
 from tests.unit.test_planning import NOW, ids, needs
 
 
@@ -153,21 +155,119 @@ def test_a_restart_along_is_not_done_twice():
     assert ids(made) == ["wait:g-db", "wait:g-api", "remove:g-db"]
 
 
-def test_the_way_back_is_in_dependency_order_and_one_failure_holds_up_nobody():
+def way_back(specs, instances, touched, disturbed=None, withdrawn=(), named=None):
+    wanted = changes(specs, seen(*instances), named or {each.id for each in specs})
+    return plan_back(specs, wanted, touched, touched if disturbed is None else disturbed, (), withdrawn)
+
+
+def test_on_the_way_back_everything_is_stopped_at_once_and_restored_in_the_order_of_a_start():
     specs = [spec("web", "api"), spec("api", "db"), spec("db")]
-    wanted = changes(specs, seen(*(old(each) for each in specs)), {each.id for each in specs})
 
-    back = plan_back(specs, wanted, {"g-web", "g-db"})
+    back = way_back(specs, [old(each) for each in specs], {"g-web", "g-api", "g-db"})
 
-    assert ids(back) == ["restore:g-db", "restore:g-web"]
-    assert needs(back, "restore:g-web") == {"restore:g-db"}
-    assert back.steps[1].optional == {"restore:g-db"}
+    assert ids(back) == [
+        "withdraw:g-db", "withdraw:g-api", "withdraw:g-web", "restore:g-db", "confirm:g-db", "restore:g-api",
+        "confirm:g-api", "restore:g-web", "confirm:g-web"]  # fmt: skip
+    assert all(not step.depends_on for step in back.steps if step.action == "withdraw")
+    assert needs(back, "restore:g-web") == {"withdraw:g-web", "confirm:g-api"}
+
+
+def test_on_the_way_back_one_that_cannot_be_restored_holds_up_nobody():
+    specs = [spec("web", "db"), spec("db")]
+
+    back = way_back(specs, [old(each) for each in specs], {"g-web", "g-db"})
+
+    step = next(each for each in back.steps if each.id == "restore:g-web")
+    assert step.optional == set(step.depends_on)
+
+
+def test_on_the_way_back_one_waits_for_what_it_needs_beyond_what_was_left_alone():
+    specs = [spec("web", "api"), spec("api", "db"), spec("db")]
+
+    back = way_back(specs, [old(specs[0]), same(specs[1]), old(specs[2])], {"g-web", "g-db"})
+
+    assert needs(back, "restore:g-web") == {"withdraw:g-web", "confirm:g-db"}
+
+
+def test_on_the_way_back_one_that_needs_another_only_started_does_not_wait_until_it_is_healthy():
+    db = spec("db", health_check=HealthCheck())
+    web = spec("web", Dependency("g-db", Condition.STARTED))
+
+    back = way_back([web, db], [old(web), old(db)], {"g-web", "g-db"})
+
+    assert needs(back, "restore:g-web") == {"withdraw:g-web", "restore:g-db"}
+
+
+def test_on_the_way_back_what_was_only_made_beside_is_taken_away_and_nothing_is_stopped_or_waited_for():
+    specs = [spec("web", "db"), spec("db")]
+
+    back = way_back(specs, [old(each) for each in specs], {"g-web", "g-db"}, disturbed={"g-db"})
+
+    assert [each for each in ids(back) if each.startswith("withdraw")] == ["withdraw:g-db"]
+    assert needs(back, "restore:g-web") == set()
+
+
+def test_on_the_way_back_one_that_was_to_be_restarted_along_and_was_not_is_left_alone():
+    db, api = spec("db"), spec("api", Dependency("g-db", restart=True))
+
+    back = way_back([db, api], [old(db), same(api)], {"g-db", "g-api"}, disturbed={"g-db"}, named={"g-db"})
+
+    assert {step.target for step in back.steps} == {"g-db"}
+
+
+def test_on_the_way_back_nothing_is_stopped_that_an_earlier_attempt_had_stopped():
+    web = spec("web")
+
+    back = way_back([web], [old(web)], {"g-web"}, withdrawn={"g-web"})
+
+    assert ids(back) == ["restore:g-web", "confirm:g-web"]
+
+
+def swapped():
+    """Two that swap their ports, of which one needs the other; both as they run, and what is to be done."""
+    a = spec("a", ports=(PortRequest(host_port=8002),))
+    b = spec("b", "a", ports=(PortRequest(host_port=8001),))
+    wanted = changes([a, b], seen(old(a), old(b)), {"g-a", "g-b"})
+    wanted["g-a"] = replace(wanted["g-a"], ports=(("tcp", 8001),))
+    wanted["g-b"] = replace(wanted["g-b"], ports=(("tcp", 8002),))
+    return a, b, wanted
+
+
+def test_two_that_swap_their_ports_are_both_stopped_before_either_is_started():
+    a, b, wanted = swapped()
+
+    made = plan_update([a, b], seen(old(a), old(b)), wanted, {"g-a", "g-b"})
+
+    assert ids(made) == [
+        "create:g-a", "create:g-b", "stop:g-a", "stop:g-b", "start:g-a", "wait:g-a", "start:g-b", "wait:g-b",
+        "remove:g-a", "remove:g-b"]  # fmt: skip
+    assert needs(made, "stop:g-b") == {"create:g-a", "create:g-b"}
+    assert needs(made, "start:g-a") >= {"stop:g-a", "stop:g-b"}
+    assert needs(made, "start:g-b") >= {"stop:g-a", "stop:g-b", "wait:g-a"}
+
+
+def test_one_that_takes_the_port_of_another_that_is_stopped_by_now_waits_for_nothing():
+    a, b, wanted = swapped()
+
+    made = plan_update([a, b], seen(old(a), old(b, Phase.EXITED, exit_code=0)), wanted, {"g-a", "g-b"})
+
+    assert "stop:g-b" not in ids(made)
+    assert "stop:g-b" not in needs(made, "start:g-a")
+
+
+def test_on_the_way_back_two_that_swap_their_ports_are_both_stopped_before_either_is_restored():
+    a, b, wanted = swapped()
+
+    back = plan_back([a, b], wanted, {"g-a", "g-b"}, {"g-a", "g-b"})
+
+    assert needs(back, "restore:g-a") >= {"withdraw:g-a", "withdraw:g-b"}
+    assert needs(back, "restore:g-b") >= {"withdraw:g-a", "withdraw:g-b"}
 
 
 def test_what_was_there_is_kept_and_read_again():
     web = spec("web")
-    change = changes([web], seen(old(web)), {"g-web"})["g-web"]
+    change = replace(changes([web], seen(old(web)), {"g-web"})["g-web"], ports=(("tcp", 8001),))
 
-    assert change_of(change.as_dict()) == change
+    assert change_of(json.loads(json.dumps(change.as_dict()))) == change
     assert (change.kind, change.ref, change.ran, change.hash, change.image) == (
         Kind.EXCHANGE, "ref-web", True, "old", "web:1")  # fmt: skip

@@ -8,7 +8,8 @@ from sqlalchemy import select
 
 from domain.states import CLAIMED, FINAL, UP, OperationStatus, ServiceStatus
 from models.events import Event
-from models.operations import MAX_CLAIMS, Operation, OperationLock
+from models.operation_poison import BACK_CLAIMS, MAX_CLAIMS
+from models.operations import Operation, OperationLock
 from models.ports import PortLease
 from models.services import Service
 from tests.unit.any_world.world import World
@@ -69,7 +70,8 @@ class Judge:
 
     def _of_operation(self, operation: Operation) -> list[str]:
         name = f"{operation.type} {operation.id[-4:]}"
-        wrong = [f"I4: {name} was claimed {operation.attempt} times"] if operation.attempt > MAX_CLAIMS else []
+        most = MAX_CLAIMS + (BACK_CLAIMS if operation.compensation else 0)
+        wrong = [f"I4: {name} was claimed {operation.attempt} times"] if operation.attempt > most else []
         silent_since = self._world.clock.now() - _SILENCE
         if operation.status in CLAIMED and (operation.heartbeat_at or silent_since) < silent_since:
             wrong.append(f"I6: {name} has been silent for a minute")
