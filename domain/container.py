@@ -81,10 +81,16 @@ def _externals(kind: str, definitions: Any) -> list[Problem]:
     ]
 
 
+def services_lived_in(container: Mapping[str, Any], network_mode: str = "") -> set[str]:
+    """The services of its group of which a container has the network, the processes or the like (`service:x`): these
+    are gone when that one's container stops."""
+    modes = [network_mode, *(container.get(key) or "" for key in ("pid", "ipc", "uts"))]
+    return {mode.partition(":")[2] for mode in modes if mode.startswith("service:")}
+
+
 def services_named(container: Mapping[str, Any], network_mode: str = "") -> set[str]:
     """The services of its group that a container is attached to: by `service:x`, `links` and `volumes_from`."""
-    modes = [network_mode, *(container.get(key) or "" for key in ("pid", "ipc", "uts"))]
-    named = {mode.partition(":")[2] for mode in modes if mode.startswith("service:")}
+    named = services_lived_in(container, network_mode)
     named |= {link.partition(":")[0] for link in container.get("links") or ()}
     froms = (each for each in container.get("volumes_from") or () if not each.startswith("container:"))
     return named | {each.partition(":")[0] for each in froms}

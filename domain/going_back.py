@@ -7,7 +7,7 @@ the others.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from domain.needs import Need, in_order, needs_of
+from domain.needs import Need, in_order, needs_of, residents
 from domain.planning import Action, Plan, Step
 from domain.specs import Condition, GroupSpec, ServiceSpec
 from domain.updating import Change, Kind, ports_of
@@ -30,6 +30,9 @@ def plan_back(
     groups = tuple(groups)
     by_id = {spec.id: spec for spec in specs}
     needs = needs_of(specs, groups)
+    # Who lives in a container that was stopped is cut off, even where nothing was done to it yet.
+    disturbed = {*disturbed, *(residents(specs, disturbed) & wanted.keys())}
+    touched = {*touched, *disturbed}
     # One that was to be restarted along, and was not: it runs as it ran.
     back = {each for each in touched if wanted[each].kind is not Kind.RESTART or each in disturbed}
     ordered = [each for each in in_order(specs, groups) if each in back]

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from domain import graph
+from domain.container import services_lived_in
 from domain.observation import Instance, Phase
 from domain.specs import Condition, GroupSpec, RestartPolicy, ServiceSpec
 
@@ -133,18 +134,30 @@ def in_order(specs: Sequence[ServiceSpec], groups: Iterable[GroupSpec] = ()) -> 
     return sorted(ordered, key=lambda each: (depth[each], ranks.get(group_of[each], 0), place[each]))
 
 
+def lives_in(spec: ServiceSpec) -> set[str]:
+    """The services of whose containers its own has the network, the processes or the like."""
+    known = spec.definitions.get("services") or {}
+    return {known[name] for name in services_lived_in(spec.container, spec.network_mode) if name in known}
+
+
+def residents(specs: Sequence[ServiceSpec], of: Collection[str]) -> set[str]:
+    """The services that live in the containers of these, however far: they are cut off when these are stopped."""
+    return _reached({spec.id: lives_in(spec) for spec in specs}, of)
+
+
 def followers(specs: Sequence[ServiceSpec], of: Collection[str]) -> set[str]:
-    """The services that are restarted when these are exchanged or restarted (`restart: true`), however far."""
+    """The services that are restarted when these are exchanged or restarted, however far: those that ask for it
+    (`restart: true`), and those that live in their containers."""
+    asked = {spec.id: {each.service for each in spec.depends_on if each.restart} for spec in specs}
+    return _reached({spec.id: asked[spec.id] | lives_in(spec) for spec in specs}, of)
+
+
+def _reached(edges: Mapping[str, Collection[str]], of: Collection[str]) -> set[str]:
     found: set[str] = set()
     grown = True
     while grown:
-        new = {
-            spec.id
-            for spec in specs
-            if spec.id not in found
-            and spec.id not in of
-            and any(each.restart and (each.service in of or each.service in found) for each in spec.depends_on)
-        }
+        reached = found | set(of)
+        new = {each for each, needs in edges.items() if each not in reached and not reached.isdisjoint(needs)}
         found |= new
         grown = bool(new)
     return found

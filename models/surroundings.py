@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from domain.container import networks_named, own_network, services_named
+from domain.container import networks_named, own_network, services_lived_in, services_named
 from domain.errors import UnknownDependency
 from domain.specs import ServiceSpec
 from models.groups import Group
@@ -38,13 +38,16 @@ def attach(session: Session, service: Service) -> None:
     if not named:
         return
     known = {row.depends_on for row in service.dependencies}
+    # As Compose has it: who lives in another one's container is restarted with it.
+    inside = services_lived_in(service.container or {}, service.network_mode)
     ids = _ids(session, {(service.group_name, name) for name in named})
     for name in sorted(named):
         other = ids.get((service.group_name, name))
         if other is None:
             raise UnknownDependency(f"{service.group_name}/{service.name}", name)
         if other not in known:
-            service.dependencies.append(ServiceDependency(depends_on=other, condition="started", required=True))
+            need = ServiceDependency(depends_on=other, condition="started", required=True, restart=name in inside)
+            service.dependencies.append(need)
 
 
 def of(group: Any) -> Surroundings:

@@ -114,6 +114,31 @@ def test_who_asks_for_it_is_restarted_after_what_it_needs_has_been_exchanged():
     assert "wait:g-db" in needs(made, "stop:g-api")
 
 
+def inside(name, of, **more):
+    """One that has the network of another one's container."""
+    attached = {"services": {of: f"g-{of}"}}
+    return spec(name, Dependency(f"g-{of}"), network_mode=f"service:{of}", definitions=attached, **more)
+
+
+def test_who_lives_in_the_container_that_is_exchanged_is_restarted_after_it_without_asking_for_it():
+    main, side = spec("main"), inside("side", "main")
+
+    made = plan([main, side], old(main), same(side), named={"g-main"}, ready={"g-main"})
+
+    assert ids(made) == ["create:g-main", "stop:g-main", "start:g-main", "wait:g-main", "stop:g-side", "start:g-side",
+                         "wait:g-side", "remove:g-main"]  # fmt: skip
+
+
+def test_on_the_way_back_who_lives_in_a_container_that_was_stopped_is_started_again_although_nothing_was_done_to_it():
+    main, side = spec("main"), inside("side", "main")
+
+    back = way_back([main, side], [old(main), same(side)], {"g-main"}, named={"g-main"})
+
+    assert ids(back) == ["withdraw:g-main", "withdraw:g-side", "restore:g-main", "confirm:g-main", "restore:g-side",
+                         "confirm:g-side"]  # fmt: skip
+    assert needs(back, "restore:g-side") == {"withdraw:g-side", "confirm:g-main"}
+
+
 def test_who_asks_for_it_and_does_not_run_stays_so():
     db, api = spec("db"), spec("api", Dependency("g-db", restart=True))
 

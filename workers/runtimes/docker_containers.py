@@ -120,7 +120,7 @@ class Containers:
             same = [each for each in listed if self._marks.hash_of(each.get("Labels")) == spec.hash()]
             beside = self._marks.replacement_name(spec) if listed else None
             instance = self.look(str(same[-1]["Id"])) if same else self._make(spec, beside, listed)
-            if instance and _fits(instance, spec):
+            if instance and _fits(instance, spec) and self._attachments.stand(instance, spec):
                 return instance
             if instance and instance.ref:
                 self._give_way(instance.ref, spec)
