@@ -19,8 +19,6 @@ from tests.integration.rig import Rig, container_service, free_port, rig
 
 # interface.md and the issue: within the service's stop timeout and two seconds.
 IN_TIME_S = STOP_TIMEOUT_S + 2.0
-# On the way back old instances are started and waited for: that much longer, for their health.
-BACK_S = 10.0
 _GRAPH = {"store": [], "cache": [], "api": ["store", "cache"], "web": ["api"], "jobs": ["store"]}
 
 
@@ -133,6 +131,8 @@ def update(docker: bool, every: int = 1) -> list[Round]:
         clos.scheduler()
         clos.worker()
         group = ChangedGroup(clos, docker, Path(folder), deaf=False)
+        # On the way back old instances are started and waited for: that takes what it took at first.
+        limit_s = IN_TIME_S + group.start_s
         try:
             group.drift()
             whole = clos.ended(clos.ask("update", GROUP), 90)
@@ -141,7 +141,7 @@ def update(docker: bool, every: int = 1) -> list[Round]:
             for index in range(0, len(steps), every):
                 group.drift()
                 ended, struck = _cancelled(clos, "update", index)
-                done.append(_judged(clos, steps[index], ended, struck, _unlike(group, ended), IN_TIME_S + BACK_S))
+                done.append(_judged(clos, steps[index], ended, struck, _unlike(group, ended), limit_s))
         finally:
             group.close()
     return done

@@ -29,7 +29,8 @@ class ChangedGroup:
         self.log = EngineLog(clos.instance_id) if docker else None
         self._version = 0
         clos.add_group(GROUP, [self._service("store"), self._service("api", "store")])
-        self.carry_out("start")
+        # How long it took to start, in seconds.
+        self.start_s = self.carry_out("start")
 
     def _service(self, name: str, *needs: str) -> dict[str, Any]:
         if self.docker:
@@ -38,10 +39,11 @@ class ChangedGroup:
             made = noting_service(sys.executable, self.notes.folder, name, free_port(), needs)
         return made | {"health_check": _CHECK, "stop_timeout": STOP_TIMEOUT_S}
 
-    def carry_out(self, verb: str) -> None:
-        """Do it, undisturbed."""
+    def carry_out(self, verb: str) -> float:
+        """Do it, undisturbed. How long it took, in seconds."""
         ended = self.clos.ended(self.clos.ask(verb, GROUP), 90)
         assert ended.status == "completed", (verb, ended.error)
+        return (ended.end_time - ended.start_time).total_seconds() if ended.start_time and ended.end_time else 0.0
 
     def _want(self, deaf: bool) -> None:
         self._version += 1
