@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import BindParameter, CompoundSelect, bindparam, select, union
 from sqlalchemy.orm import Session
 
 from domain import references
@@ -13,6 +13,7 @@ from domain.references import Meaning
 from domain.specs import RuntimeKind
 from domain.states import UP
 from models import resolved_specs
+from models.ports import PortClaim, SeenListener
 from models.services import Service
 from models.surroundings import NOTHING, Surroundings, of_groups
 
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 _UP = frozenset(status.value for status in UP)
 _HASHES_KEPT = 5000
 _NO_MEANING = Meaning()
+_IDS: BindParameter[str] = bindparam("ids", expanding=True)
+# Of a container the engine's word counts, of a process the sockets that it has bound.
+_LISTENING: CompoundSelect[Any] = union(
+    select(SeenListener.service_id.label("id"), SeenListener.protocol, SeenListener.port).where(
+        SeenListener.service_id.in_(_IDS)
+    ),
+    select(PortClaim.owner_id, PortClaim.protocol, PortClaim.port).where(
+        PortClaim.owner_id.in_(_IDS), PortClaim.source == "container", PortClaim.latent.is_(False)
+    ),
+)
 _REDEFINED = "its definition was changed since it was started"
 
 
@@ -81,6 +92,25 @@ def add(session: Session, views: Iterable["ServiceView"]) -> None:
         view.drift = wanted not in (None, view.row.observed_hash)
         if view.drift:
             view.drift_detail = _why(view, meant.get(view.row.id, _NO_MEANING))
+    _add_ports(session, [view for view in running if view.drift])
+
+
+def _add_ports(session: Session, drifted: Sequence["ServiceView"]) -> None:
+    """Where what runs listens, as last seen, if it is elsewhere than it is wanted to: its ports are shown as wanted."""
+    wanted = {view.row.id: {(each.protocol, each.port) for each in view.claims if each.port} for view in drifted}
+    if not any(wanted.values()):
+        return
+    seen: dict[str, set[tuple[str, int]]] = {}
+    for row in session.execute(_LISTENING, {"ids": list(wanted)}):
+        seen.setdefault(row.id, set()).add((row.protocol, row.port))
+    for view in drifted:
+        has = seen.get(view.row.id, set())
+        if has - wanted[view.row.id] and wanted[view.row.id] - has:
+            view.drift_detail.append(f"it listens on {_named(has)}, and is to listen on {_named(wanted[view.row.id])}")
+
+
+def _named(ports: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{port}/{protocol}" for protocol, port in sorted(ports))
 
 
 def _meanings(

@@ -11,8 +11,10 @@ from sqlalchemy.orm import Session
 
 from cli.definitions import read_group
 from domain.errors import UnreachableReference, ValidationFailed
+from domain.observation import Binding, Listener, PortFacts
 from domain.specs import ServiceSpec
-from models import registry, registry_groups, registry_views, resolved_specs
+from models import port_facts, registry, registry_groups, registry_views, resolved_specs
+from models.base import now
 from models.groups import Group
 from models.ports import PortClaim
 from models.record import Record
@@ -378,3 +380,38 @@ services:
 def test_a_health_url_is_a_url_a_path_or_begins_with_a_reference_to_one(api: Kit, url: str) -> None:
     body = process("web", group=api.name(), health_check={"type": "http", "url": url})
     assert "health_check.url" in api.refused("POST", "/services", body, 422, "validation_failed")["errors"]
+
+
+def test_one_that_listens_elsewhere_than_it_is_wanted_to_says_where(session: Session) -> None:
+    api = add(session, "api", ports=[port(9311)])
+    run(session, "shop-api")
+    seen = Listener("127.0.0.1", 9311, "tcp", service_id="shop-api", own=True)
+    port_facts.record_facts(session, PortFacts(now(), (seen,)))
+    registry.change_service(session, api, {"ports": [port(9312)]})
+
+    assert registry_views.one(session, "shop-api").drift_detail == [
+        "its definition was changed since it was started",
+        "it listens on 9311/tcp, and is to listen on 9312/tcp",
+    ]
+
+
+def test_a_container_that_publishes_elsewhere_than_it_is_wanted_to_says_where(session: Session) -> None:
+    api = registry.create_service(session, container("api", ports=[port(9311, container_port=80)]))
+    run(session, "shop-api")
+    seen = Binding("127.0.0.1", 9311, "tcp", "c" * 64, "shop-api", running=True, own=True, service_id="shop-api")
+    port_facts.record_facts(session, PortFacts(now(), bindings=(seen,)))
+    registry.change_service(session, api, {"ports": [port(9312, container_port=80)]})
+
+    assert registry_views.one(session, "shop-api").drift_detail[1:] == [
+        "it listens on 9311/tcp, and is to listen on 9312/tcp"
+    ]
+
+
+def test_one_that_listens_where_it_is_wanted_to_says_nothing_of_ports(session: Session) -> None:
+    api = add(session, "api", ports=[port(9311)])
+    run(session, "shop-api")
+    seen = Listener("127.0.0.1", 9311, "tcp", service_id="shop-api", own=True)
+    port_facts.record_facts(session, PortFacts(now(), (seen,)))
+    registry.change_service(session, api, {"environment": {"A": "1"}})
+
+    assert registry_views.one(session, "shop-api").drift_detail == ["its definition was changed since it was started"]

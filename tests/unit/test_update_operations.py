@@ -350,6 +350,26 @@ def test_an_update_that_kills_three_workers_goes_back_and_says_what_runs(kit, mo
     assert (kit.locks(), kit.memory.aside()) == ([], {})
 
 
+def test_one_that_a_killed_worker_had_stopped_is_back_even_if_the_way_back_kills_its_worker_too(kit, monkeypatch):
+    needs = [{"service": "db", "condition": "started", "restart": True}]
+    up(kit, checked("web", depends_on=needs), checked("db"))
+    change(kit, "db")
+    operation_id = kit.ask("update")
+    with killed_at(kit, monkeypatch, "stop", 2, True):
+        assert kit.run(operation_id).status == "in_progress"
+    assert not seen(kit)["web"].alive
+    for _ in range(2):
+        kit.change(operation_id, heartbeat_at=None)
+        assert kit.make_context("dying").claims.take(operation_id) is not None
+    _kills(kit, monkeypatch, operation_id, "stop", 1)
+
+    ended = _again(kit, operation_id)
+
+    assert (ended.status, ended.error["code"]) == ("failed", "poison")
+    assert ended.result["undone"] == ["shop-db", "shop-web"]
+    assert all(found.alive for found in seen(kit).values())
+
+
 def test_an_update_that_kills_six_workers_ends_and_says_what_was_last_seen(kit, monkeypatch):
     up(kit)
     change(kit, "db", "api")
