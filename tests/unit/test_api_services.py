@@ -116,7 +116,7 @@ def test_a_service_waits_for_those_whose_containers_it_joins(api: Kit) -> None:
     assert lost["dependency"] == "main"
     api.post("/groups", {"name": group, "services": [joining, {"name": "main", "image": "x"}]})
     needs = api.get(f"/services/{group}-side")["depends_on"]
-    assert needs == [{"service": "main", "condition": "started", "required": True, "restart": False}]
+    assert needs == [{"service": "main", "condition": "started", "required": True, "restart": True}]
     turned = {"container": {"ipc": "service:side"}}
     api.refused("PATCH", f"/services/{group}-main", turned, 422, "dependency_cycle")
     api.refused("DELETE", f"/services/{group}-main", None, 409, "service_required")
