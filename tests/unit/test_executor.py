@@ -43,7 +43,7 @@ def _worlds(draw):
 def test_whatever_happens_an_operation_ends_with_the_truth(world):
     services, faults, verbs, cancel_after_s, parallel = world
     with tempfile.TemporaryDirectory(prefix="clos-prop-") as folder:
-        kit = Kit(Path(folder), timeout_s=10.0, parallel=parallel)
+        kit = Kit(Path(folder), parallel=parallel)
         try:
             kit.group("shop", *services)
             for service_id, fault in faults.items():

@@ -52,7 +52,7 @@ def _template() -> bytes:
 class Kit:
     """One worker's parts, and what a test asks of them."""
 
-    def __init__(self, folder: Path, timeout_s: float = 2.0, parallel: int = 8) -> None:
+    def __init__(self, folder: Path, timeout_s: float = 10.0, parallel: int = 8) -> None:
         self.path = folder / "registry.db"
         self.path.write_bytes(_template())
         self.record = Record(f"sqlite:///{self.path}", timeout_s=timeout_s)
