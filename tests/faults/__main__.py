@@ -22,7 +22,7 @@ from tests.faults import (
     port_races,
     stopped_processes,
 )
-from tests.unit.test_any_world import explore
+from tests.unit.any_world.again import explore, leaves
 
 
 def _killed(rounds: int, seed: int, docker: bool) -> tuple[bool, dict[str, object]]:
@@ -117,7 +117,9 @@ def _any_world(rounds: int, seed: int) -> tuple[bool, dict[str, object]]:
     try:
         explore(worlds, seed)
     except Exception as found:  # what is told is the world, which the exception's text holds
-        return False, {"worlds": worlds, "found": str(found) or repr(found)}
+        told = "\n".join(str(each) or repr(each) for each in leaves(found))
+        print(f"python -m tests.unit.any_world.again FILE plays this once more:\n{told}", flush=True)
+        return False, {"worlds": worlds, "found": told}
     return True, {"worlds": worlds}
 
 

@@ -52,10 +52,11 @@ def _template() -> bytes:
 class Kit:
     """One worker's parts, and what a test asks of them."""
 
-    def __init__(self, folder: Path, timeout_s: float = 10.0, parallel: int = 8) -> None:
+    def __init__(self, folder: Path, timeout_s: float = 10.0, parallel: int = 8, record: Record | None = None) -> None:
         self.path = folder / "registry.db"
         self.path.write_bytes(_template())
-        self.record = Record(f"sqlite:///{self.path}", timeout_s=timeout_s)
+        # Who plays thousands brings one record: its compiled statements are worth more than its file.
+        self.record = record or Record(f"sqlite:///{self.path}", timeout_s=timeout_s)
         self.broker = StubBroker(middleware=[])
         for queue in QUEUES:
             self.broker.declare_queue(queue)

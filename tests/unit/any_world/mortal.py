@@ -154,19 +154,20 @@ class MortalRecord:
 
 
 class MortalRuntime:
-    """A worker's hands: what they do is told to `seen` as (call, spec, what it gave, what was there before)."""
+    """A worker's hands: what they do is told to `seen` as (call, spec, what it gave, what was there before, who)."""
 
     kind = "memory"
 
     def __init__(
-        self, memory: InMemory, life: Life, reachable: Callable[[], None], seen: Callable[..., None],
-        healthy: Callable[[str], None],
+        self, memory: InMemory, life: Life, worker: int, reachable: Callable[[], None], seen: Callable[..., None],
+        probed: Callable[[str, bool], bool],
     ) -> None:  # fmt: skip
         self._memory = memory
         self._life = life
+        self._worker = worker
         self._reachable = reachable
         self._seen = seen
-        self._healthy = healthy
+        self._probed = probed
 
     def observe(self) -> Any:
         self._life.check()
@@ -175,10 +176,7 @@ class MortalRuntime:
 
     def simulated_health(self, service_id: str) -> bool:
         self._life.check()
-        well = self._memory.simulated_health(service_id)
-        if well:
-            self._healthy(service_id)
-        return well
+        return self._probed(service_id, self._memory.simulated_health(service_id))
 
     def __getattr__(self, name: str) -> Any:
         known = getattr(self._memory, name)
@@ -190,7 +188,7 @@ class MortalRuntime:
                 self._reachable()
                 before = self._memory.observe().get(spec.id)
                 made = known(spec, *words, **more)
-                self._seen(name, spec, made, before)
+                self._seen(name, spec, made, before, self._worker)
             return made
 
         return call

@@ -1,0 +1,90 @@
+"""What an update says runs is what runs; and one that went back left everything as it was."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from domain.states import OperationStatus
+from models.operations import Operation
+from tests.unit.any_world.judged_operations import disturbed
+from tests.unit.any_world.world import World
+
+# Why an update ended without a way, because nobody was left to go it.
+_NO_WAY = ("poison",)
+
+
+def ended(operation: Operation, world: World) -> list[str]:
+    """Once it has ended."""
+    kept = operation.compensation or {}
+    changes: dict[str, dict[str, Any]] = kept.get("changes") or {}
+    if not operation.type.endswith(".update") or not changes or (operation.error or {}).get("code") in _NO_WAY:
+        return []
+    name = f"{operation.type} {operation.id[-4:]}"
+    told = {each["service_id"]: each for each in (operation.result or {}).get("services") or ()}
+    wrong = [] if set(told) == set(changes) else [f"{name} was about {set(changes)}, and tells of {set(told)}"]
+    for service_id, each in told.items():
+        if disturbed(operation, world, service_id):
+            continue
+        of = f"{name}: {service_id} ({each}, {operation.status}, {kept['direction']})"
+        wrong += [f"{of} {what}" for what in _told(operation, world, changes[service_id], each)]
+        wrong += [f"{of} {what}" for what in _went_back(operation, world, changes[service_id])]
+    return wrong + _followers(operation, world, changes, name)
+
+
+def left_beside(every: Iterable[Operation]) -> set[str]:
+    """Of which services some update has said that it could not clear up after itself."""
+    found: set[str] = set()
+    for operation in every:
+        if operation.type.endswith(".update"):
+            found |= set((operation.result or {}).get("not_undone") or {})
+            found |= {step.target for step in operation.steps if step.action == "remove" and step.status == "failed"}
+    return found
+
+
+def _told(operation: Operation, world: World, change: dict[str, Any], told: dict[str, Any]) -> list[str]:
+    instance = world.machine.instance(change["service_id"])
+    old = instance.spec_hash == change["hash"]
+    restarts = change["kind"] == "restart"
+    wrong = []
+    if told["runs"] == "unknown":
+        return []  # its engine did not answer
+    if (told["runs"] != "none") != instance.alive:
+        wrong.append(f"is {instance.phase.value}")
+    elif instance.alive and not restarts and (told["runs"] == "old") != old:
+        wrong.append(f"runs as {instance.spec_hash}")
+    if operation.status == OperationStatus.COMPLETED and old and not restarts:
+        wrong.append("was not updated")
+    if told["unavailable_s"] is None and instance.alive and operation.status == OperationStatus.COMPLETED:
+        wrong.append("serves, and nothing says since when")
+    return wrong
+
+
+def _went_back(operation: Operation, world: World, change: dict[str, Any]) -> list[str]:
+    if (operation.compensation or {}).get("direction") != "back":
+        return []
+    if change["service_id"] in ((operation.result or {}).get("not_undone") or {}):
+        return []
+    instance = world.machine.instance(change["service_id"])
+    wrong = []
+    if change["kind"] != "restart" and instance.ref != change["ref"]:
+        wrong.append(f"is {instance.ref}, and was {change['ref']} before")
+    if instance.alive != change["ran"]:
+        wrong.append(f"is {instance.phase.value}, and {'ran' if change['ran'] else 'did not run'} before")
+    return wrong
+
+
+def _followers(operation: Operation, world: World, changes: dict[str, dict[str, Any]], name: str) -> list[str]:
+    """Who asks to be restarted with what was exchanged was."""
+    if operation.status != OperationStatus.COMPLETED:
+        return []
+    wrong = []
+    for service_id in (operation.parameters or {}).get("services") or ():
+        instance = world.machine.instance(service_id)
+        spec = world.machine.memory_of(service_id)._specs.get(service_id)
+        if spec is None or not instance.alive or disturbed(operation, world, service_id):
+            continue
+        for need in spec.depends_on:
+            if need.restart and need.service in changes and changes[need.service]["kind"] != "replace":
+                began = operation.start_time
+                if instance.started_at and began and instance.started_at < began:
+                    wrong.append(f"{name}: {service_id} was not restarted with {need.service}")
+    return wrong
