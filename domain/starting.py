@@ -24,13 +24,15 @@ def plan_start(
     groups: Iterable[GroupSpec] = (),
     again: Collection[str] = (),
     gone: Collection[str] = (),
+    unready: Collection[str] = (),
 ) -> Plan:
     """Bring `specs` up, what they and their groups depend on first.
 
     `wanted` are the services that were asked for; the rest comes along as their dependencies. `images_ready` are the
     ids whose image is present. A running instance is left alone even if it drifted: updating is another operation.
     What completed is not run again unless it is in `again`: named itself, as a start of Compose runs it again. `gone`
-    are ids that are needed and no longer registered.
+    are ids that are needed and no longer registered. `unready` are those that an earlier attempt has started and not
+    seen ready: that they run is not enough.
 
     Raises:
         DependencyCycle: services need each other in a ring.
@@ -52,6 +54,7 @@ def plan_start(
             observed.health.get(service_id, HealthStatus.NONE),
             service_id in completed_for,
             service_id in again,
+            service_id in unready,
             _cause(service_id in wanted, instance, dependents.get(service_id, ())),
             service_id in images_ready,
             before(spec, needs[service_id], by_id, planned),
@@ -127,6 +130,7 @@ def _steps_to_start(
     health: HealthStatus,
     until_completed: bool,
     again: bool,
+    unready: bool,
     cause: str,
     image_ready: bool,
     needs: tuple[tuple[str, ...], frozenset[str]],
@@ -143,7 +147,7 @@ def _steps_to_start(
         return [Step(Action.WAIT, spec.id, f"it is only watched; {wait_cause}", after, condition, optional)]
     if instance.alive:
         settled = health is HealthStatus.HEALTHY or (spec.health_check is None and not until_completed)
-        if settled:
+        if settled and not unready:
             return []
         return [Step(Action.WAIT, spec.id, wait_cause, after, condition, optional)]
     return [*_bring_up(spec, cause, image_ready, after, optional), wait]

@@ -83,7 +83,7 @@ OPERATION_TRANSITIONS: dict[OperationStatus, frozenset[OperationStatus]] = {
     _O.WAITING: frozenset({_O.PENDING, _O.IN_PROGRESS, _O.CANCELLED, _O.FAILED}),
     # Back to pending is a graceful hand-back, or a retry with a not_before.
     _O.IN_PROGRESS: frozenset({_O.PENDING, _O.WAITING, _O.CANCELLING, _O.COMPLETED, _O.FAILED, _O.CANCELLED}),
-    _O.CANCELLING: frozenset({_O.CANCELLED, _O.COMPLETED, _O.FAILED}),
+    _O.CANCELLING: frozenset({_O.PENDING, _O.CANCELLED, _O.COMPLETED, _O.FAILED}),
     _O.COMPLETED: frozenset(),
     _O.FAILED: frozenset(),
     _O.CANCELLED: frozenset(),

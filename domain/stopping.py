@@ -71,11 +71,12 @@ def plan_restart(
     again: Collection[str] = (),
     gone: Collection[str] = (),
     resumed: Collection[str] = (),
+    unready: Collection[str] = (),
 ) -> Plan:
     """Stop all that are named and run, and what runs and wants to be restarted with them (`restart: true`), then start
     all. What they need is started where it is down, never stopped. What completed is left so, as in a start.
 
-    `resumed` are those that an earlier attempt has stopped: they are only started.
+    `resumed` are those that an earlier attempt has stopped: they are only started. `unready` as of a start.
 
     Raises:
         DependencyCycle, UnknownDependency: as of a start.
@@ -99,7 +100,7 @@ def plan_restart(
     }
     health = {service_id: seen for service_id, seen in observed.health.items() if service_id not in restarted}
     after = replace(observed, instances=down, health=health)
-    starts = plan_start(specs, after, {*restarted, *wanted}, images_ready, groups, again, gone).steps
+    starts = plan_start(specs, after, {*restarted, *wanted}, images_ready, groups, again, gone, unready).steps
     stop_ids = tuple(step.id for step in stops)
     return Plan((*stops, *(replace(step, depends_on=(*step.depends_on, *stop_ids)) for step in starts)))
 

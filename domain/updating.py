@@ -92,7 +92,9 @@ def changes(specs: Sequence[ServiceSpec], observed: ObservedState, wanted: Colle
     exchanged = {each for each, change in found.items() if change.kind is not Kind.REPLACE}
     for spec in specs:
         if spec.id in followers(specs, exchanged) and spec.id not in found and observed.of(spec.id).alive:
-            found[spec.id] = _change(spec, observed.of(spec.id), Kind.RESTART)
+            # One that has drifted comes up as it is wanted: then it has a way back like what was asked for.
+            kind = _kind(spec, observed.of(spec.id), until_completed=False) or Kind.RESTART
+            found[spec.id] = _change(spec, observed.of(spec.id), kind)
     return found
 
 

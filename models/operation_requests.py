@@ -50,7 +50,9 @@ def page(session: Session, wanted: Filter, *, edge: str | None, ascending: bool,
 
 
 def cancel(session: Session, operation: Operation) -> None:
-    """Ask for an operation's end. One that nobody works on ends at once; asking twice changes nothing.
+    """Ask for an operation's end. One that nobody has worked on ends at once; asking twice changes nothing.
+
+    One that a worker has handed back is taken once more: there may be something to undo, and what was done to tell.
 
     Raises:
         OperationFinal: it has ended already.
@@ -60,14 +62,20 @@ def cancel(session: Session, operation: Operation) -> None:
         raise OperationFinal(f"operation {operation.id} has ended", operation_id=operation.id)
     if operation_batches.is_parent(operation):
         _cancel_batch(session, operation)
-    elif status not in CLAIMED:
+    elif not _was_begun(operation):
         reason = Cancelled("it was cancelled before anybody worked on it")
         finish(session, operation, OperationStatus.CANCELLED, error=reason.as_dict())
     elif operation.cancel_requested_at is None:
         operation.cancel_requested_at = now()
-        operation.status = OperationStatus.CANCELLING.value
+        if status in CLAIMED:
+            operation.status = OperationStatus.CANCELLING.value
         session.flush()
         progress(session, operation)
+
+
+def _was_begun(operation: Operation) -> bool:
+    status = OperationStatus(operation.status)
+    return status in CLAIMED or (status is OperationStatus.PENDING and operation.start_time is not None)
 
 
 def _cancel_batch(session: Session, parent: Operation) -> None:
@@ -77,7 +85,7 @@ def _cancel_batch(session: Session, parent: Operation) -> None:
         session.flush()
     ends = []
     for child in operation_batches.active_children(session, parent):
-        if OperationStatus(child.status) in CLAIMED:
+        if _was_begun(child):
             cancel(session, child)
         else:
             reason = Cancelled("its batch was cancelled before anybody worked on it")

@@ -3,7 +3,8 @@
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from itertools import count
 from typing import Any
@@ -18,13 +19,13 @@ from domain.planning import Action, Plan
 from domain.resolving import Decision
 from domain.specs import GroupSpec, RuntimeKind, ServiceSpec
 from domain.starting import plan_start
-from domain.states import HealthStatus, OperationStatus, StepStatus
+from domain.states import HealthStatus, OperationStatus
 from domain.stopping import plan_restart, plan_stop
 from models import groups, registry, registry_groups, resolved_specs, surroundings
 from models.operations import Operation
 from models.record import Record
 from models.services import Service
-from workers import port_scan, undoing
+from workers import earlier, port_scan, undoing
 from workers.claims import Claim
 from workers.clones import VolumeSteps
 from workers.context import Context
@@ -46,6 +47,8 @@ class Subject:
     groups: tuple[GroupSpec, ...] = ()
     # Of what they need: what is no longer registered.
     gone: frozenset[str] = frozenset()
+    # When each was last recorded to have ended.
+    last_ends: Mapping[str, datetime | None] = field(default_factory=dict)
 
     @property
     def by_id(self) -> dict[str, ServiceSpec]:
@@ -62,7 +65,8 @@ def read_subject(record: Record, service_ids: Sequence[str]) -> Subject:
         specs = tuple(resolved_specs.specs(session, services, around).values())
         health = {service.id: HealthStatus(service.health_status) for service in services}
         gone = _gone(session, specs)
-        return Subject(specs, health, tuple(group.spec() for group in concerned), gone)
+        last_ends = {service.id: service.stopped_at for service in services}
+        return Subject(specs, health, tuple(group.spec() for group in concerned), gone, last_ends)
 
 
 def _gone(session: Session, specs: Sequence[ServiceSpec]) -> frozenset[str]:
@@ -185,24 +189,23 @@ def make_plan(
     named = set(parameters.get("named") or _named(operation, subject.specs))
     # With `no_deps` nothing that is needed is asked about.
     gone = () if parameters.get("no_deps") else subject.gone
-    once_more = _named_itself(operation, named) - _run_already(operation)
+    once_more = _named_itself(operation, named) - earlier.run(operation, observed, subject.last_ends)
+    unready = earlier.unready(operation)
     if verb == "restart" and not again:
         return plan_restart(
-            subject.specs, observed, named, images, subject.groups, once_more, gone, _restarted(operation)
+            subject.specs,
+            observed,
+            named,
+            images,
+            subject.groups,
+            once_more,
+            gone,
+            earlier.restarted(operation, observed),
+            unready,
         )
     if verb in ("start", "restart"):
-        return plan_start(subject.specs, observed, named, images, subject.groups, once_more, gone)
+        return plan_start(subject.specs, observed, named, images, subject.groups, once_more, gone, unready)
     raise UnknownOperation(f"this worker knows no operation {operation.type}", hint="is an older worker still running?")
-
-
-def _restarted(operation: Operation) -> set[str]:
-    """What an earlier attempt had stopped or begun to start: stopping it once more would be a second interruption."""
-    return {
-        step.target
-        for step in operation.steps
-        if (step.action == Action.STOP and step.status == StepStatus.COMPLETED)
-        or (step.action == Action.START and step.status in (StepStatus.RUNNING, StepStatus.COMPLETED))
-    }
 
 
 def _named_itself(operation: Operation, named: set[str]) -> set[str]:
@@ -212,15 +215,6 @@ def _named_itself(operation: Operation, named: set[str]) -> set[str]:
         return named
     groups = {operation.group_name, *(parameters.get("groups") or ())}
     return named if groups == {None} else set()
-
-
-def _run_already(operation: Operation) -> set[str]:
-    """What an earlier attempt of it has run to its end."""
-    return {
-        step.target
-        for step in operation.steps
-        if step.action == Action.START and step.status in (StepStatus.RUNNING, StepStatus.COMPLETED)
-    }
 
 
 def _named(operation: Operation, specs: Sequence[ServiceSpec]) -> list[str]:

@@ -84,6 +84,8 @@ class Journal:
             position = len(known)
             for step in plan.steps:
                 if (again := known.get(step.id)) is not None:
+                    if operation.cancel_requested_at is not None and again.status == StepStatus.COMPLETED.value:
+                        continue  # it will not be done again, and it was done
                     again.status, again.error, again.ended_at = StepStatus.PENDING.value, None, None
                     again.depends_on, again.cause = list(step.depends_on), step.cause
                     continue

@@ -33,9 +33,12 @@ def undo(plan: Plan, steps: Steps, journal: Journal, observer: Observer) -> dict
     `undone` and `left` of the operation's result: what was undone, and what is left as it is now.
     """
     undone = []
+    # What was left made by another operation is none of this one's.
+    begun = {row.id for row in journal.steps() if row.started_at is not None}
     for step in reversed(plan.steps):
         if (
             step.action is Action.CREATE
+            and step.id in begun
             and _was_never_started(step, steps, observer)
             and _took_away(step, steps, journal)
         ):

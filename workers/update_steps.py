@@ -44,7 +44,8 @@ class UpdateSteps(Steps):
         }
 
     def _run_up(self, spec: ServiceSpec, runtime: Runtime) -> Instance:
-        return runtime.start(spec, keep=True)
+        # Nothing is kept of one that is only restarted, even if it was defined anew since: nobody would settle it.
+        return runtime.start(spec, keep=self._changes[spec.id].kind is not Kind.RESTART)
 
     def _replace(self, spec: ServiceSpec, runtime: Runtime) -> Done:
         self._refuse_held(spec, runtime)

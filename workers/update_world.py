@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from domain.observation import Instance, ObservedState
+from domain.observation import Instance, ObservedState, Phase
 from domain.specs import RuntimeKind, ServiceSpec
 from domain.updating import Change, Kind, changes, ports_of
 from workers.carrying import Subject
@@ -44,8 +44,11 @@ def told(kept: UpdateRecord, spec: ServiceSpec, change: Change, instance: Instan
 
 
 def _which(change: Change, spec: ServiceSpec, instance: Instance) -> str:
+    if instance.phase is Phase.UNKNOWN:
+        return "unknown"  # its engine does not answer now: never guessed
     if not instance.alive:
         return "none"
-    if instance.spec_hash == change.hash and change.kind is not Kind.RESTART:
-        return "old"
-    return "new" if instance.spec_hash == spec.hash() else "old"
+    if change.kind is Kind.RESTART:
+        return "new" if instance.spec_hash == spec.hash() else "old"
+    # It may have been defined anew since: what is not the one of before is what this update has brought.
+    return "old" if instance.spec_hash == change.hash else "new"

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,15 +12,16 @@ from domain.errors import Cancelled, ClaimLost, ClosError, EngineUnreachable, St
 from domain.going_back import plan_back
 from domain.observation import ObservedState
 from domain.planning import Action, Plan
-from domain.states import OperationStatus, StepStatus
+from domain.states import OperationStatus
 from domain.updating import Direction, Kind, plan_settle, plan_update
 from models.operations import Operation
-from workers import port_scan
+from workers import earlier, port_scan
 from workers.carrying import Subject, deadline_of, read_subject
 from workers.claims import Claim
 from workers.context import Context
 from workers.executor import Executor, Outcome
 from workers.journal import Journal
+from workers.runtimes import fence
 from workers.update_record import UpdateRecord
 from workers.update_steps import UpdateSteps
 from workers.update_world import drifted, prepared, told
@@ -30,6 +30,7 @@ log = structlog.get_logger()
 # The way back has time of its own: what served before was up within its own limits already.
 _BACK_S = 900.0
 _LOOK_S = 90.0
+_ASK_AGAIN_S = 1.0
 
 
 def carry_out(context: Context, operation: Operation, claim: Claim, journal: Journal) -> None:
@@ -116,9 +117,8 @@ class Update:
     def _plan(self) -> Plan:
         observed = self._look()
         ready = prepared(self._context, self._subject, self._wanted)
-        return plan_update(
-            self._subject.specs, observed, self._wanted, ready, self._subject.groups, _stopped(self._operation)
-        )
+        done = earlier.stopped_or_begun(self._operation)
+        return plan_update(self._subject.specs, observed, self._wanted, ready, self._subject.groups, done)
 
     def _turn(self, error: ClosError, cancelled: bool, step: str | None = None) -> None:
         keep = (self._operation.parameters or {}).get("on_failure") == "keep"
@@ -158,18 +158,26 @@ class Update:
             self._put_aside(set(self._wanted) - started)
 
     def _put_aside(self, unstarted: set[str]) -> None:
-        """Kept as it is: an instance that was made and never started is nobody's."""
-        observed = self._look()
-        for service_id in sorted(unstarted & self._journal.begun()):
+        """Kept as it is: an instance that was made and never started is nobody's. What stays all the same is told."""
+        made = sorted(unstarted & self._journal.begun())
+        try:
+            observed = self._look()
+        except EngineUnreachable as refusal:
+            self._not_undone |= {f"{Action.CREATE}:{each}": refusal for each in made}
+            return
+        for service_id in made:
             change, spec = self._wanted[service_id], self._subject.by_id[service_id]
             if change.kind is Kind.RESTART:
                 continue
             try:
-                self._context.claims.verify(self._claim)
                 runtime = self._context.runtimes[spec.runtime.value]
-                runtime.restore(spec, change.ref, observed.of(service_id).alive)
+                with fence.guarded(lambda: self._context.claims.verify(self._claim)):
+                    runtime.restore(spec, change.ref, observed.of(service_id).alive)
+                self._journal.undone({service_id})
+            except (ClaimLost, Stopping):
+                raise
             except ClosError as refusal:
-                log.warning("update.left", service=service_id, error=str(refusal))
+                self._not_undone[f"{Action.CREATE}:{service_id}"] = refusal
 
     def _executor(self, plan: Plan, claim: Claim, step_timeout_s: float | None = None) -> Executor:
         context = self._context
@@ -200,7 +208,7 @@ class Update:
                 self._claim.check()
                 if time.monotonic() >= until:
                     raise
-                self._claim.stopping.wait(1.0)
+                self._claim.stopping.wait(_ASK_AGAIN_S)
 
     def _end(self) -> None:
         observed = self._context.observer.snapshot(self._subject.specs, self._subject.health)
@@ -232,14 +240,3 @@ def _of(step_id: str) -> str:
 
 def _without_removals(plan: Plan) -> tuple[Any, ...]:
     return tuple(step for step in plan.steps if step.action is not Action.REMOVE)
-
-
-def _stopped(operation: Operation) -> set[str]:
-    """What an earlier attempt had stopped or begun to start."""
-    begun: Sequence[Any] = (StepStatus.RUNNING, StepStatus.COMPLETED)
-    return {
-        step.target
-        for step in operation.steps
-        if (step.action == Action.STOP and step.status == StepStatus.COMPLETED)
-        or (step.action == Action.START and step.status in begun)
-    }

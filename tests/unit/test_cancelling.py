@@ -7,10 +7,12 @@ import pytest
 
 from domain.errors import EngineUnreachable
 from domain.observation import Phase
+from domain.planning import Action, Plan, Step
 from models import operation_requests, operations
 from tests.unit.worker_kit import Kit, checked, every, plain, status
 from tests.waiting import wait_until
 from workers import claims, runner
+from workers.carrying import read_subject
 from workers.journal import Journal
 from workers.runtimes.in_memory import Behaviour
 
@@ -103,8 +105,12 @@ def test_a_start_that_is_cancelled_at_any_step(kit, monkeypatch, make, count, wh
 def test_a_container_that_was_made_and_not_started_is_taken_away_by_whoever_takes_over(kit):
     kit.group("shop", _container("db"))
     operation_id = kit.ask("start")
+    _operation, claim = kit.context.claims.take(operation_id)
+    create = Step(Action.CREATE, "shop-db", "it is wanted")
+    journal = Journal(kit.record, kit.context.feed, claim)
+    journal.begin(Plan((create,)))
+    journal.started(create)
     kit.memory.create(_spec(kit, "shop-db"))
-    kit.context.claims.take(operation_id)
     _cancel(kit, operation_id)
     kit.change(operation_id, heartbeat_at=None)
     ended = kit.run(operation_id)
@@ -114,8 +120,6 @@ def test_a_container_that_was_made_and_not_started_is_taken_away_by_whoever_take
 
 
 def _spec(kit, service_id):
-    from workers.carrying import read_subject
-
     return read_subject(kit.record, [service_id]).by_id[service_id]
 
 
@@ -177,3 +181,19 @@ def test_a_cancel_is_learnt_of_well_before_the_next_beat(kit, monkeypatch):
     work.join(12)
     assert time.monotonic() - asked < 10  # long before the next beat
     assert kit.operation(operation_id).status == "cancelled"
+
+
+def test_a_cancel_does_not_undo_what_another_operation_had_left(kit):
+    kit.group("shop", _container("web"))
+    kit.memory.create(_spec(kit, "shop-web"))
+    operation_id = kit.ask("start")
+    assert kit.context.claims.take(operation_id) is not None
+    _cancel(kit, operation_id)
+    with kit.record.write() as session:
+        operations.silence(operations.get(session, operation_id))
+
+    ended = kit.run(operation_id)
+
+    assert (ended.status, ended.result["undone"]) == ("cancelled", [])
+    assert status(ended)["create:shop-web"] == "skipped"
+    assert kit.memory.observe()["shop-web"].phase is Phase.CREATED

@@ -10,7 +10,7 @@ from domain.errors import ClaimLost, EngineUnreachable, ImageMissing, StartFaile
 from models import operation_requests, operations, registry
 from tests.unit.worker_kit import Kit, checked, plain, status
 from tests.waiting import wait_until
-from workers import runner
+from workers import runner, update_steps, updating
 from workers.carrying import read_subject
 from workers.runtimes.in_memory import Behaviour
 
@@ -460,3 +460,118 @@ def test_several_groups_are_updated_as_one_and_go_back_as_one(kit):
     assert {each["service_id"]: each["runs"] for each in ended.result["services"]} == {
         "data-db": "old", "shop-web": "old"}  # fmt: skip
     assert {each: found.ref for each, found in kit.memory.observe().items()} == before
+
+
+def test_what_cannot_be_seen_at_the_end_is_not_said_to_be_down(kit, monkeypatch):
+    up(kit)
+    change(kit, "api")
+    new_one(kit, "api", unhealthy=True)
+    restore, observe, gone = kit.memory.restore, kit.memory.observe, [False]
+
+    def then_away(*words):
+        gone[0] = True
+        return restore(*words)
+
+    def away():
+        if gone[0]:
+            raise EngineUnreachable("the engine does not answer", hint="start it")
+        return observe()
+
+    monkeypatch.setattr(update_steps, "_ENGINE_BACK_S", 0.1)
+    monkeypatch.setattr(kit.memory, "restore", then_away)
+    monkeypatch.setattr(kit.memory, "observe", away)
+    operation_id = kit.ask("update", step_timeout=0.5)
+    monkeypatch.setattr(updating, "_BACK_S", 0.5)
+
+    assert runs(kit.run(operation_id)) == {"api": "unknown"}
+
+
+def test_what_an_update_that_is_kept_could_not_take_away_is_told(kit):
+    up(kit)
+    change(kit, "api")
+    away = EngineUnreachable("the engine does not answer", hint="start it")
+    kit.memory.behave("shop-api", Behaviour(fail_on={"stop": away, "restore": away}))
+
+    ended = kit.does("update", on_failure="keep")
+
+    assert (ended.status, runs(ended)) == ("failed", {"api": "old"})
+    assert ended.result["not_undone"]["shop-api"]["code"] == "engine_unreachable"
+
+
+def test_an_update_that_is_kept_says_what_runs_also_if_its_engine_is_gone_in_the_end(kit, monkeypatch):
+    up(kit)
+    change(kit, "api")
+    away = EngineUnreachable("the engine does not answer", hint="start it")
+
+    def stop(*_words):
+        kit.memory.behave("*", Behaviour(fail_on={"observe": away}))
+        raise away
+
+    monkeypatch.setattr(updating, "_LOOK_S", 0.1)
+    monkeypatch.setattr(kit.memory, "stop", stop)
+
+    ended = kit.does("update", on_failure="keep")
+
+    assert (ended.status, runs(ended)) == ("failed", {"api": "unknown"})
+    assert ended.result["not_undone"]["shop-api"]["code"] == "engine_unreachable"
+
+
+@pytest.mark.parametrize("well", [True, False], ids=["forward", "back"])
+def test_one_that_is_restarted_with_what_changed_and_has_drifted_itself_is_exchanged_and_has_a_way_back(kit, well):
+    follower = plain("web") | {"depends_on": [{"service": "db", "condition": "started", "restart": True}]}
+    before = up(kit, checked("db"), follower)
+    change(kit, "db", "web")
+    new_one(kit, "web", fail_on={} if well else {"start": StartFailed("no such program")})
+
+    ended = kit.does("update", only=["shop-db"])
+
+    assert ended.status == ("completed" if well else "failed")
+    assert set(runs(ended).values()) == {"new" if well else "old"}
+    assert kit.memory.aside() == {}
+    assert {each: seen(kit)[each].ref == before[each].ref for each in ("db", "web")} == dict.fromkeys(
+        ("db", "web"), not well
+    )
+
+
+def test_one_that_is_only_restarted_leaves_nothing_beside_it_even_if_it_was_defined_anew_meanwhile(kit, monkeypatch):
+    up(kit, checked("db"), plain("web") | {"depends_on": [{"service": "db", "condition": "started", "restart": True}]})
+    change(kit, "db")
+    with killed_at(kit, monkeypatch, "start", 1, after=True):
+        operation_id = kit.ask("update")
+        assert kit.run(operation_id).status == "in_progress"
+    change(kit, "web")
+
+    assert _again(kit, operation_id).status == "completed"
+
+    assert kit.memory.aside() == {}
+
+
+def test_what_an_update_brought_is_new_also_if_it_was_defined_anew_since(kit, monkeypatch):
+    up(kit)
+    change(kit, "api")
+    with killed_at(kit, monkeypatch, "settle", 1, after=False):
+        operation_id = kit.ask("update")
+        assert kit.run(operation_id).status == "in_progress"
+    change(kit, "api", environment={"VERSION": "3"})
+
+    ended = _again(kit, operation_id)
+
+    assert (ended.status, runs(ended)) == ("completed", {"api": "new"})
+
+
+def test_what_a_kept_update_takes_away_is_not_taken_away_by_who_has_lost_it(kit, monkeypatch):
+    up(kit)
+    change(kit, "api")
+    kit.memory.behave("shop-api", Behaviour(fail_on={"stop": StartFailed("it does not end")}))
+    restore = kit.memory.restore
+
+    def late(*words):
+        with kit.record.write() as session:  # somebody else has taken over by now
+            operations.get(session, operation_id).fence += 1
+        return restore(*words)
+
+    monkeypatch.setattr(kit.memory, "restore", late)
+    operation_id = kit.ask("update", on_failure="keep")
+
+    assert kit.run(operation_id).status == "in_progress"
+    assert set(kit.memory.aside()) == {"shop-api"}

@@ -1,0 +1,48 @@
+"""What earlier attempts of an operation have done, as far as whoever takes over has to know it.
+
+A step that was `running` when its worker died may have had its effect or not: the machine tells.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+from domain.observation import Instance, ObservedState, Phase
+from domain.planning import Action
+from domain.states import StepStatus
+from models.operations import Operation
+
+_BEGUN = (StepStatus.RUNNING, StepStatus.COMPLETED)
+
+
+def stopped_or_begun(operation: Operation) -> set[str]:
+    """What was stopped for certain, or begun to be started."""
+    return {*_of(operation, Action.STOP, StepStatus.COMPLETED), *_of(operation, Action.START, *_BEGUN)}
+
+
+def restarted(operation: Operation, observed: ObservedState) -> set[str]:
+    """What was stopped or begun to be started: stopping it once more would be a second interruption."""
+    halfway = {each for each in _of(operation, Action.STOP, StepStatus.RUNNING) if _is_down(observed.of(each))}
+    return stopped_or_begun(operation) | halfway
+
+
+def run(operation: Operation, observed: ObservedState, last_ends: Mapping[str, datetime | None]) -> set[str]:
+    """What was started. `last_ends` are the ends that are on record: what ended then has not been started since."""
+    halfway = {
+        each
+        for each in _of(operation, Action.START, StepStatus.RUNNING)
+        if (end := observed.of(each).ended_at) is None or end != last_ends.get(each)
+    }
+    return {*_of(operation, Action.START, StepStatus.COMPLETED), *halfway}
+
+
+def unready(operation: Operation) -> set[str]:
+    """What was begun to be started, and not waited for to the end."""
+    return {*_of(operation, Action.START, *_BEGUN)} - {*_of(operation, Action.WAIT, StepStatus.COMPLETED)}
+
+
+def _of(operation: Operation, action: Action, *statuses: StepStatus) -> Iterator[str]:
+    return (step.target for step in operation.steps if step.action == action and step.status in statuses)
+
+
+def _is_down(instance: Instance) -> bool:
+    return instance.phase in (Phase.EXITED, Phase.ABSENT) and not instance.leftovers
