@@ -163,7 +163,7 @@ class Update:
         try:
             observed = self._look()
         except EngineUnreachable as refusal:
-            self._not_undone |= {f"{Action.CREATE}:{each}": refusal for each in made}
+            self._not_undone |= dict.fromkeys(made, refusal)
             return
         for service_id in made:
             change, spec = self._wanted[service_id], self._subject.by_id[service_id]
@@ -177,7 +177,7 @@ class Update:
             except (ClaimLost, Stopping):
                 raise
             except ClosError as refusal:
-                self._not_undone[f"{Action.CREATE}:{service_id}"] = refusal
+                self._not_undone[service_id] = refusal
 
     def _executor(self, plan: Plan, claim: Claim, step_timeout_s: float | None = None) -> Executor:
         context = self._context

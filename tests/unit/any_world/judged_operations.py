@@ -4,7 +4,8 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 
 from domain.states import CLAIMED, OperationStatus
-from models.operations import MAX_CLAIMS, Operation
+from models.operation_poison import BACK_CLAIMS, MAX_CLAIMS
+from models.operations import Operation
 from tests.unit.any_world.world import World
 
 _SILENCE = timedelta(seconds=60)
@@ -12,13 +13,14 @@ _SILENCE = timedelta(seconds=60)
 _DID = {"start": {"start"}, "stop": {"stop"}, "restore": {"restore"}}
 _NOT_DONE = ("pending", "skipped", "not in the list")
 # Steps of an update which is on its way back, or past the point of no return.
-_ANYWAY = ("restore", "remove")
+_ANYWAY = ("withdraw", "restore", "confirm", "remove")
 
 
 def always(operation: Operation, at: datetime) -> list[str]:
     """While it goes on, too."""
     name = _name(operation)
-    wrong = [f"I4: {name} was claimed {operation.attempt} times"] if operation.attempt > MAX_CLAIMS else []
+    most = MAX_CLAIMS + (BACK_CLAIMS if operation.compensation else 0)
+    wrong = [f"I4: {name} was claimed {operation.attempt} times"] if operation.attempt > most else []
     if operation.status in CLAIMED and (operation.heartbeat_at or at - _SILENCE) < at - _SILENCE:
         wrong.append(f"I6: {name} has been silent for a minute")
     if (operation.error or {}).get("code") == "internal_error":
@@ -69,7 +71,8 @@ def _happened(operation: Operation, world: World, statuses: dict[str, str]) -> l
             status = statuses.get(f"{action}:{service_id}", "not in the list")
             # Kept as it is after a failure, an update takes away what it had only made.
             aside = action == "restore" and statuses.get(f"create:{service_id}") == "undone"
-            if whats & calls and status in _NOT_DONE and f"restore:{service_id}" not in statuses and not aside:
+            back = f"restore:{service_id}" in statuses or f"withdraw:{service_id}" in statuses
+            if whats & calls and status in _NOT_DONE and not back and not aside:
                 wrong.append(f"{name} did {action} {service_id}, and its list says {status} ({statuses})")
     for step_id, status in statuses.items():
         action, service_id = step_id.split(":", 1)

@@ -8,18 +8,17 @@ from models.operations import Operation
 from tests.unit.any_world.judged_operations import disturbed
 from tests.unit.any_world.world import World
 
-# Why an update ended without a way, because nobody was left to go it.
-_NO_WAY = ("poison",)
-
 
 def ended(operation: Operation, world: World) -> list[str]:
     """Once it has ended."""
     kept = operation.compensation or {}
     changes: dict[str, dict[str, Any]] = kept.get("changes") or {}
-    if not operation.type.endswith(".update") or not changes or (operation.error or {}).get("code") in _NO_WAY:
+    if not operation.type.endswith(".update") or not changes:
         return []
     name = f"{operation.type} {operation.id[-4:]}"
     told = {each["service_id"]: each for each in (operation.result or {}).get("services") or ()}
+    if any("last_seen_at" in each for each in told.values()):
+        return []  # nobody was left to go back: it tells what was seen last, and when
     wrong = [] if set(told) == set(changes) else [f"{name} was about {set(changes)}, and tells of {set(told)}"]
     for service_id, each in told.items():
         if disturbed(operation, world, service_id):
