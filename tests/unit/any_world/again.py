@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.unit.any_world.rules import AnyWorld
-from workers import update_steps, updating
+from workers import readiness, update_steps, updating
 
 
 def quickly() -> None:
@@ -25,6 +25,7 @@ def quickly() -> None:
     # Thousands of short-lived objects per statement: the collector would take a tenth of the time.
     gc.set_threshold(50_000, 20, 20)
     update_steps._ENGINE_BACK_S, update_steps._ASK_AGAIN_S = 0.3, 0.02
+    readiness._LISTEN_TIMEOUT_S = 1.5
     updating._LOOK_S, updating._ASK_AGAIN_S = 0.3, 0.02
 
 
