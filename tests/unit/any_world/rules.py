@@ -106,10 +106,12 @@ class AnyWorld(RuleBasedStateMachine):
         """Its message comes late."""
         self.world.people.ask(*asked)
 
-    @rule(asked=BATCH, fate=FATE)
+    @rule(asked=BATCH, fate=FATE, cancels=st.none() | PLACE)
     @_told
-    def ask_each(self, asked, fate):
+    def ask_each(self, asked, fate, cancels=None):
         self.world.people.ask_each(*asked)
+        if cancels is not None:
+            self.world.cancel(cancels)
         self.world.deliver({number: self._fate(*each) for number, each in fate.items()})
 
     @rule(place=PLACE, fault=BEFALLS)
