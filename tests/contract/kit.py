@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import shutil
 import tempfile
 from dataclasses import replace
@@ -10,8 +9,8 @@ from pathlib import Path
 
 from domain.specs import PortRequest, RuntimeKind, ServiceSpec
 from tests.images import client, docker_url, make_docker_runtime, remove_all, test_image
+from tests.ports import free_run
 from tests.waiting import wait_until
-from workers.runtimes import listeners
 from workers.runtimes.docker_engine import DockerEngine
 from workers.runtimes.host_process import HostProcess
 from workers.runtimes.in_memory import Behaviour, InMemory
@@ -23,9 +22,7 @@ IGNORES = "trap '' TERM; echo ready; while :; do sleep 0.2; done"
 
 def free_port() -> int:
     """A port outside the ephemeral range on which nothing is bound."""
-    # Seeds are set alike in every test process; equal ports would be the result.
-    ports = random.SystemRandom().sample(range(20000, 32000), 200)
-    return next(port for port in ports if listeners.can_bind("", port) == ("free", None))
+    return free_run(1)[0]
 
 
 class Kit:

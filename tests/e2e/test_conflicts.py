@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
 import uuid
@@ -13,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.clos_home import ROOT, Home, home
+from tests.ports import free_run
 from tests.unit.test_cli_live import on_terminal
 from tests.waiting import wait_until
 
@@ -45,19 +44,9 @@ def stranger(port: int) -> Iterator["subprocess.Popen[bytes]"]:
         process.wait(10)
 
 
-def free_below_outgoing_ones() -> int:
-    """The first of two free ports from which the system gives none to outgoing connections."""
-    for _ in range(100):
-        port = random.randrange(11_000, 19_000, 2)
-        two = (("127.0.0.1", port), ("127.0.0.1", port + 1))
-        with contextlib.suppress(OSError), socket.create_server(two[0]), socket.create_server(two[1]):
-            return port
-    raise AssertionError("no two free ports beside each other")
-
-
 def lone(clos: Home, room: int) -> tuple[str, int]:
     """A group of one web server in a project of `room` ports: its service's id and its port."""
-    name, port = f"l{uuid.uuid4().hex[:8]}", free_below_outgoing_ones()
+    name, port = f"l{uuid.uuid4().hex[:8]}", free_run(2)[0]
     added = clos.run("ports", "ranges", "add", name, f"{port}-{port + room - 1}")
     assert added.returncode == 0, added.stderr
     service = {"name": "web", "runtime": "process", "command": ["python3", "-c", SERVER], "working_dir": "/tmp",

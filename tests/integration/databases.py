@@ -1,5 +1,8 @@
-"""A PostgreSQL server of the test run's own: started once per process that needs it, a fresh database per test."""
+"""Databases for tests: migrated ones of both kinds, and a PostgreSQL server of the test run's own, which is started
+once per process that needs it, with a fresh database per test.
+"""
 
+import argparse
 import atexit
 import contextlib
 import functools
@@ -12,10 +15,40 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import make_url
 
 from tests.waiting import wait_until
 
+_ROOT = Path(__file__).parents[2]
 _BIN = Path("/usr/lib/postgresql/15/bin")
+
+
+def migrate(url: str) -> None:
+    """`alembic upgrade head` on a database in which nothing is: a new file, or an empty database of a server."""
+    path = make_url(url).database
+    if url.startswith("sqlite") and path is not None:
+        Path(path).write_bytes(_migrated_file())
+    else:
+        _upgrade(url)
+
+
+@functools.cache
+def _migrated_file() -> bytes:
+    # Made once per process: hundreds of tests begin with it.
+    with tempfile.TemporaryDirectory(prefix="clos-migrated-") as folder:
+        path = Path(folder) / "registry.db"
+        _upgrade(f"sqlite:///{path}")
+        # Whoever closes a database last writes its log into it.
+        assert [each.name for each in Path(folder).iterdir()] == [path.name]
+        return path.read_bytes()
+
+
+def _upgrade(url: str) -> None:
+    config = Config(_ROOT / "alembic.ini", cmd_opts=argparse.Namespace(x=[f"url={url}"]))
+    config.set_main_option("script_location", str(_ROOT / "migrations"))
+    command.upgrade(config, "head")
 
 
 def _binary(name: str) -> str:

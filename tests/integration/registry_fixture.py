@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +16,8 @@ from api.app import create_app
 from models.record import Record
 from models.services import Service
 from tests.integration.api_fixture import postgres_server
-from tests.integration.rig import ROOT, Rig, rig
+from tests.integration.databases import migrate
+from tests.integration.rig import Rig, rig
 
 API_PORT = 18081
 
@@ -101,8 +100,7 @@ def migrated_record(database: str) -> Iterator[Record]:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clos-record-"))
         url = stack.enter_context(postgres_server()) if database == "postgres" else f"sqlite:///{folder}/registry.db"
-        command = [sys.executable, "-m", "alembic", "-x", f"url={url}", "upgrade", "head"]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        migrate(url)
         record = Record(url, pool=2)
         stack.callback(record.close)
         yield record

@@ -29,23 +29,21 @@ from models.events import Event
 from models.operations import Operation
 from models.record import Record
 from models.services import Service
+from tests.integration.databases import migrate
+from tests.ports import claim
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
 
-# A service that is stopped keeps its port, though nobody listens there: so none is given twice.
-_GIVEN: set[int] = set()
-
-
 def free_port() -> int:
-    """A TCP port that nobody has at this moment, and that this process was not given before."""
+    """A TCP port that nobody has at this moment, and that no test process was given before and still runs."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        if port not in _GIVEN:
-            _GIVEN.add(port)
+        # A service that is stopped keeps its port, though nobody listens there: so none is given twice.
+        if claim(port):
             return port
 
 
@@ -98,12 +96,7 @@ class Rig:
         self.redis = RedisServer(folder)
         self.redis.start()
         self.database_url = database_url or f"sqlite:///{self.home}/registry.db"
-        subprocess.run(
-            [sys.executable, "-m", "alembic", "-x", f"url={self.database_url}", "upgrade", "head"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-        )
+        migrate(self.database_url)
         self.record = Record(self.database_url, timeout_s=10.0, pool=4)
         self.broker = make_broker(self.redis.url)
         self.sender = Sender(self.broker)

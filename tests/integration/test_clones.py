@@ -1,7 +1,6 @@
 """Five clones of a group up at once, each its own; the end of one ends what was made for it, and nothing else."""
 
 import contextlib
-import random
 import sys
 import uuid
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from models.ports import PortLease
 from tests.images import client, test_image
 from tests.integration.api_fixture import Api
 from tests.integration.rig import rig
+from tests.ports import free_run
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.docker
@@ -51,7 +51,7 @@ class World:
         self.api, self.raw = api, client()
         self.volume = f"data{uuid.uuid4().hex[:8]}"
         # Not among those that clients are given: one that a client had a moment ago cannot be had.
-        self.low = random.randrange(21_000, 29_000, 200)
+        self.low = free_run(200)[0]
         ranges = {"project": "clones", "start_port": self.low + 1, "end_port": self.low + 199}
         assert api.post("/port-ranges", ranges).status_code == 201
         self.define()

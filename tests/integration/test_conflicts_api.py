@@ -1,8 +1,6 @@
 """Conflicts as their clients meet them: an API process, a worker, real processes on real ports, both databases."""
 
 import contextlib
-import random
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +14,7 @@ import requests
 
 from tests.integration.api_fixture import DATABASES, Api, api_on
 from tests.integration.rig import web_service
+from tests.ports import free_run
 from tests.waiting import wait_until
 
 _SQUATTER = Path(__file__).parents[2] / "examples" / "shop" / "squatter.py"
@@ -30,14 +29,10 @@ class World:
 
     def span(self) -> tuple[str, int]:
         """A project with a range of ten free ports: its name and its first port."""
-        for _ in range(100):
-            first = random.randrange(20_000, 31_000, _SIZE)
-            if all(is_free(port) for port in range(first, first + _SIZE)):
-                project = f"p{uuid.uuid4().hex[:8]}"
-                body = {"project": project, "start_port": first, "end_port": first + _SIZE - 1}
-                if self.api.post("/port-ranges", body).status_code == 201:
-                    return project, first
-        raise AssertionError("no ten free ports beside each other")
+        ports, project = free_run(_SIZE), f"p{uuid.uuid4().hex[:8]}"
+        body = {"project": project, "start_port": ports[0], "end_port": ports[-1]}
+        assert self.api.post("/port-ranges", body).status_code == 201
+        return project, ports[0]
 
     def shop(self) -> tuple[str, int]:
         """A group whose `web` refers to its `api`; its name and the port of `api`."""
@@ -79,15 +74,6 @@ class World:
             if mine & set(one["claimants"])
         ]
         return services, leases, conflicts, self.api.get(f"/operations?group={group}").json()["items"]
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 @contextlib.contextmanager

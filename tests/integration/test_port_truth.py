@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import random
 import re
 import signal
 import socket
@@ -23,6 +22,7 @@ from models import registry_verdicts
 from models.ports import PortClaim, SeenListener
 from tests.images import client, make_docker_runtime, remove_all, test_image
 from tests.non_root import as_nobody
+from tests.ports import free_run
 from tests.unit.worker_kit import Kit
 from tests.waiting import wait_until
 from workers import port_scan
@@ -37,16 +37,7 @@ ALWAYS = ("127.0.0.1", "0.0.0.0", "::1", "::")
 
 def free_port(count: int = 1) -> int:
     """The first of `count` ports in a row, outside the ephemeral range, that nobody has."""
-    starts = random.SystemRandom().sample(range(20_000, 31_900), 500)
-    return next(
-        start
-        for start in starts
-        if all(
-            listeners.can_bind("", port, protocol) == ("free", None)
-            for port in range(start, start + count)
-            for protocol in ("tcp", "udp")
-        )
-    )
+    return free_run(count)[0]
 
 
 class World:

@@ -16,12 +16,16 @@ from models.base import now
 from models.groups import Group
 from models.operations import Operation
 from models.ports import PortConflict, PortLease, PortRange
+from tests.ports import free_run
 from tests.unit.worker_kit import Kit, plain, status
 from workers import conflicts, runner, watchdog
 from workers.ports import look
 
 STRANGER = {"kind": "process", "running": True, "name": "postgres", "pid": 812, "service_id": None, "own": False}
-FIRST, LAST = 21_400, 21_999
+# They are bound to see whether they are free: so they are no other test process's.
+_PORTS = free_run(60)
+FIRST, LAST = _PORTS[0], _PORTS[-1]
+OURS, ELSE = _PORTS[20], _PORTS[40]
 
 
 @pytest.fixture
@@ -83,8 +87,8 @@ def leased(kit: Kit) -> set[int]:
 
 
 def test_a_port_that_only_the_start_finds_taken_is_moved_away_from_where_policy_says_so(kit: Kit) -> None:
-    kit.group("shop", on(21_500))
-    kit.memory.hold(21_500, STRANGER)
+    kit.group("shop", on(OURS))
+    kit.memory.hold(OURS, STRANGER)
     done = kit.does("start", on_conflict="migrate")
 
     assert (done.status, kit.service("api").port) == ("completed", FIRST)
@@ -94,16 +98,16 @@ def test_a_port_that_only_the_start_finds_taken_is_moved_away_from_where_policy_
         "migrate_port:shop-api": "completed",
     }
     assert leased(kit) == {FIRST}
-    assert [(each["from_port"], each["port"]) for each in done.result["resolutions"]] == [(21_500, FIRST)]
+    assert [(each["from_port"], each["port"]) for each in done.result["resolutions"]] == [(OURS, FIRST)]
     (told,) = kit.events("port.conflict_resolved")
     assert told["data"]["resolution"] == {
-        "strategy": "migrate_service", "from_port": 21_500, "to_port": FIRST, "operation_id": done.id,
+        "strategy": "migrate_service", "from_port": OURS, "to_port": FIRST, "operation_id": done.id,
     }  # fmt: skip
 
 
 def test_without_a_word_the_start_fails_with_the_holder_named_and_once(kit: Kit) -> None:
-    kit.group("shop", on(21_500))
-    kit.memory.hold(21_500, STRANGER)
+    kit.group("shop", on(OURS))
+    kit.memory.hold(OURS, STRANGER)
     done = kit.does("start")
 
     assert (done.status, done.error["code"], done.error["holder"]["pid"]) == ("failed", "port_held", 812)
@@ -112,7 +116,7 @@ def test_without_a_word_the_start_fails_with_the_holder_named_and_once(kit: Kit)
 
 
 def test_a_port_that_is_taken_again_and_again_is_given_up_after_two_new_plans(kit: Kit) -> None:
-    kit.group("shop", on(21_500))
+    kit.group("shop", on(OURS))
     for port in range(FIRST, LAST + 1):
         kit.memory.hold(port, STRANGER)
     done = kit.does("start", on_conflict="migrate")
@@ -122,12 +126,12 @@ def test_a_port_that_is_taken_again_and_again_is_given_up_after_two_new_plans(ki
 
 
 def test_a_port_that_is_seen_to_be_held_is_resolved_before_anything_is_started(kit: Kit, taken: int) -> None:
-    kit.group("shop", on(taken), on(21_500, "web"))
+    kit.group("shop", on(taken), on(OURS, "web"))
     done = kit.does("start", on_conflict="migrate")
 
     assert done.status == "completed", done.error
     assert kit.service("api").port == FIRST
-    assert kit.service("web").port == 21_500
+    assert kit.service("web").port == OURS
     assert min(done.steps, key=lambda each: each.position).id == "migrate_port:shop-api"
 
 
@@ -154,11 +158,11 @@ def test_where_the_range_is_full_the_start_fails_and_says_who_holds_the_port(kit
 
 
 def test_of_two_services_of_one_start_that_claim_one_port_the_one_without_the_lease_moves(kit: Kit) -> None:
-    kit.group("shop", on(21_500), on(21_500, "web"))
+    kit.group("shop", on(OURS), on(OURS, "web"))
     done = kit.does("start", on_conflict="migrate")
 
     assert done.status == "completed", done.error
-    assert {kit.service("api").port, kit.service("web").port} == {21_500, FIRST}
+    assert {kit.service("api").port, kit.service("web").port} == {OURS, FIRST}
 
 
 def test_a_groups_policy_resolves_without_a_request_and_a_request_overrules_it(kit: Kit, taken: int) -> None:
@@ -187,7 +191,10 @@ def test_a_question_names_the_holder_and_the_choices_and_holds_no_worker(kit: Ki
     assert kit.service("api").waiting_for[0]["kind"] == "answer"
 
 
-@pytest.mark.parametrize(("choice", "port"), [("migrate_service", FIRST), ("change_port:21777", 21_777)])
+# The ports are others in each test process, the names of the tests are not.
+@pytest.mark.parametrize(
+    ("choice", "port"), [("migrate_service", FIRST), (f"change_port:{ELSE}", ELSE)], ids=["migrate", "change"]
+)
 def test_the_answer_is_what_is_done(kit: Kit, taken: int, choice: str, port: int) -> None:
     kit.group("shop", on(taken))
     asked = kit.does("start", on_conflict="ask")
@@ -226,8 +233,8 @@ def test_a_question_whose_time_is_up_is_answered_by_policy(
 
 
 def test_a_resolution_moves_a_running_service_and_an_undo_moves_it_back(kit: Kit) -> None:
-    kit.group("shop", on(21_500))
-    kit.group("other", on(21_500))
+    kit.group("shop", on(OURS))
+    kit.group("other", on(OURS))
     assert kit.does("start").status == "completed"
     conflicts.note(kit.context)
     conflict = open_conflicts(kit)[0]
@@ -243,13 +250,13 @@ def test_a_resolution_moves_a_running_service_and_an_undo_moves_it_back(kit: Kit
         undo(kit, conflict["id"])  # the other one has inherited the port
     assert kit.does("remove", "other").status == "completed"
     back = undo(kit, conflict["id"])
-    assert (back.status, kit.service("api").port) == ("completed", 21_500)
+    assert (back.status, kit.service("api").port) == ("completed", OURS)
     assert kit.memory.observe()["shop-api"].alive
 
 
 def test_stopping_the_other_service_frees_the_port_for_the_one_that_waits(kit: Kit) -> None:
-    kit.group("shop", on(21_500))
-    kit.group("other", on(21_500))
+    kit.group("shop", on(OURS))
+    kit.group("other", on(OURS))
     assert kit.does("start").status == "completed"
     assert kit.does("start", "other").error["code"] == "port_held"
     conflicts.note(kit.context)
@@ -337,21 +344,21 @@ def test_the_scheduled_look_resolves_what_a_service_waits_for_and_leaves_the_res
 
 
 def test_a_running_service_of_another_group_is_moved_away_from(kit: Kit) -> None:
-    kit.group("shop", on(21_500))
-    kit.group("other", on(21_500))
+    kit.group("shop", on(OURS))
+    kit.group("other", on(OURS))
     assert kit.does("start").status == "completed"
     planned = kit.does("start", "other", on_conflict="migrate", dry_run=True).result["plan"]
     assert planned["steps"][0]["id"] == "migrate_port:other-api"
     assert kit.does("start", "other", on_conflict="migrate").status == "completed"
 
-    assert (kit.service("api").port, kit.service("api", "other").port) == (21_500, FIRST)
+    assert (kit.service("api").port, kit.service("api", "other").port) == (OURS, FIRST)
     asked = kit.does("restart", "other", on_conflict="ask")
     assert asked.status == "completed"  # nothing is in its way any more
 
 
 def test_an_answer_about_one_holder_is_none_about_the_next(kit: Kit) -> None:
-    kit.group("shop", on(21_500))
-    kit.memory.hold(21_500, STRANGER)
+    kit.group("shop", on(OURS))
+    kit.memory.hold(OURS, STRANGER)
     object.__setattr__(kit.context, "conflicts", Conflicts(on_start="ask"))
     asked = kit.does("start")
     assert (asked.status, asked.question["choices"][2]["confirm"]) == ("waiting", "postgres (pid 812)")
@@ -359,7 +366,7 @@ def test_an_answer_about_one_holder_is_none_about_the_next(kit: Kit) -> None:
         questions.answer(session, session.get_one(Operation, asked.id), "kill_process")
         row = next(each for each in registry_conflicts.open_ones(session) if each.kind == "foreign_process")
         row.holder = STRANGER | {"pid": 813, "name": "redis"}
-    kit.memory.hold(21_500, STRANGER | {"pid": 813, "name": "redis"})
+    kit.memory.hold(OURS, STRANGER | {"pid": 813, "name": "redis"})
     again = kit.run(asked.id)
 
     assert again.status == "waiting"
@@ -407,14 +414,14 @@ def test_an_undo_whose_port_is_taken_at_the_last_moment_stops_nothing(kit: Kit) 
 
 
 def test_an_undo_that_is_taken_over_goes_on_where_it_was(kit: Kit) -> None:
-    kit.group("shop", on(21_500))
-    kit.memory.hold(21_500, STRANGER)
+    kit.group("shop", on(OURS))
+    kit.memory.hold(OURS, STRANGER)
     assert kit.does("start", on_conflict="migrate").status == "completed"
     with kit.record.write() as session:
         row = next(row for row in session.query(PortConflict) if row.undo)
         restores = list(row.undo["restore"])
         operation_id = conflict_requests.undo(session, row, initiated_by="test").id
-    kit.memory.hold(21_500, None)
+    kit.memory.hold(OURS, None)
     kit.memory.end("shop-api", 143)
     with kit.record.write() as session:  # a worker had stopped it and moved it back when it was killed
         decision = Decision(restarts=("shop-api",), restore=tuple(restores))
@@ -424,25 +431,25 @@ def test_an_undo_that_is_taken_over_goes_on_where_it_was(kit: Kit) -> None:
     done = work(kit, operation_id)
 
     assert done.status == "completed", done.error
-    assert (kit.service("api").port, kit.memory.observe()["shop-api"].alive) == (21_500, True)
+    assert (kit.service("api").port, kit.memory.observe()["shop-api"].alive) == (OURS, True)
 
 
 def test_the_move_of_a_service_without_the_lease_can_be_undone(kit: Kit) -> None:
-    kit.group("shop", on(21_500))
-    kit.group("other", on(21_500))
+    kit.group("shop", on(OURS))
+    kit.group("other", on(OURS))
     conflicts.note(kit.context)
     conflict_id = open_conflicts(kit)[0]["id"]
     assert resolve(kit, strategy="migrate_service").status == "completed"
     assert kit.service("api", "other").port == FIRST
     assert undo(kit, conflict_id).status == "completed"
 
-    assert (kit.service("api").port, kit.service("api", "other").port) == (21_500, 21_500)
-    assert leased(kit) == {21_500}
+    assert (kit.service("api").port, kit.service("api", "other").port) == (OURS, OURS)
+    assert leased(kit) == {OURS}
 
 
 def test_a_cancelled_request_to_stop_a_service_leaves_what_is_wanted_of_it(kit: Kit) -> None:
-    kit.group("shop", on(21_500))
-    kit.group("other", on(21_500))
+    kit.group("shop", on(OURS))
+    kit.group("other", on(OURS))
     assert kit.does("start").status == "completed"
     conflicts.note(kit.context)
     with kit.record.write() as session:
