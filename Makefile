@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 ROUNDS ?= 50
+JOBS ?= 1
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,9 +39,9 @@ imports: ## Check who may import whom
 	@scripts/setup dev
 	@.venv/bin/lint-imports
 
-faults: ## Run the full fault campaigns (ROUNDS=50)
+faults: ## Run the full fault campaigns (ROUNDS=50, JOBS=1 of them at a time)
 	@scripts/setup test
-	@$(PY) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+	@$(PY) -m tests.faults --rounds $(ROUNDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 bench: ## Measure, and write tests/performance/results
 	@scripts/setup test

@@ -1,4 +1,4 @@
-"""The fault campaigns: `python -m tests.faults --rounds 50 --seed 7 [--only killed_workers]`."""
+"""The fault campaigns: `python -m tests.faults --rounds 50 --seed 7 [--only killed_workers] [--jobs 3]`."""
 
 import argparse
 import json
@@ -6,7 +6,8 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 
 from tests.conftest import missing
 from tests.faults import (
@@ -20,8 +21,10 @@ from tests.faults import (
     lost_messages,
     one_port,
     port_races,
+    side_by_side,
     stopped_processes,
 )
+from tests.faults.side_by_side import Line
 from tests.unit.any_world.again import explore, leaves
 
 
@@ -165,27 +168,56 @@ def campaigns(rounds: int, seed: int) -> dict[str, Callable[[], tuple[bool, dict
     }
 
 
-def main() -> int:
-    """Run what was asked for, print one line of JSON each."""
+def _carried_out(name: str, campaign: Callable[[], tuple[bool, dict[str, object]]]) -> Line:
+    """Run one campaign here; what is printed of it."""
+    began = time.monotonic()
+    try:
+        well, seen = campaign()
+    except Exception as broke:  # the other campaigns go on, and this one is told of as any that failed
+        traceback.print_exc()
+        well, seen = False, {"broke": f"{type(broke).__name__}: {broke}"[:2000]}
+    return {"campaign": name, "ok": well, "took_s": round(time.monotonic() - began), **seen}
+
+
+def _lines(names: list[str], rounds: int, seed: int, jobs: int) -> Iterator[Line]:
+    if jobs > 1 and len(names) > 1:
+        yield from side_by_side.lines(names, rounds, seed, jobs)
+        return
+    known = campaigns(rounds, seed)
+    for name in names:
+        yield _carried_out(name, known[name])
+
+
+def _asked() -> tuple[argparse.Namespace, list[str]]:
+    """What was said, and the names of the campaigns that are meant."""
     words = argparse.ArgumentParser(prog="python -m tests.faults")
     words.add_argument("--rounds", type=int, default=50)
     words.add_argument("--seed", type=int, default=None)
-    words.add_argument("--only", default="")
+    words.add_argument("--only", default="", help="a campaign, or a part of the names of some")
+    words.add_argument("--jobs", type=int, default=1, help="how many campaigns go on side by side")
     asked = words.parse_args()
+    known = list(campaigns(asked.rounds, 0))
+    chosen = [asked.only] if asked.only in known else [name for name in known if asked.only in name]
+    if not chosen:
+        words.error(f"no campaign is called {asked.only!r}; there are {', '.join(known)}")
+    return asked, chosen
+
+
+def main() -> int:
+    """Run what was asked for, print one line of JSON each."""
+    asked, chosen = _asked()
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(2**31)
     print(f"seed {seed}, {asked.rounds} rounds", flush=True)
     failed = []
-    for name, campaign in campaigns(asked.rounds, seed).items():
-        if asked.only not in name:
-            continue
-        if "docker" in name and (why := missing("docker")):
+    if why := missing("docker"):
+        left_out = [name for name in chosen if "docker" in name]
+        chosen = [name for name in chosen if name not in left_out]
+        for name in left_out:
             print(json.dumps({"campaign": name, "left_out": why}), flush=True)
-            failed += [name] if os.environ.get("CI") == "true" else []
-            continue
-        began = time.monotonic()
-        well, seen = campaign()
-        print(json.dumps({"campaign": name, "ok": well, "took_s": round(time.monotonic() - began), **seen}), flush=True)
-        failed += [] if well else [name]
+        failed += left_out if os.environ.get("CI") == "true" else []
+    for line in _lines(chosen, asked.rounds, seed, asked.jobs):
+        print(json.dumps(line), flush=True)
+        failed += [] if line["ok"] else [str(line["campaign"])]
     print("failed: " + ", ".join(failed) if failed else "all held")
     return 1 if failed else 0
 
