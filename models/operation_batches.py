@@ -70,8 +70,10 @@ def is_parent(operation: Operation) -> bool:
 
 
 def has_turn(session: Session, child: Operation) -> bool:
-    """Whether one more child may be at work."""
-    return free_turns(session, child) > 0
+    """Whether one more child may be at work, and this one's batch is not to end."""
+    parent = parent_of(session, child)
+    to_end = parent is not None and parent.cancel_requested_at is not None
+    return not to_end and free_turns(session, child) > 0
 
 
 def free_turns(session: Session, child: Operation) -> int:
@@ -98,12 +100,15 @@ def turn_in(parent: Operation) -> list[dict[str, Any]]:
     return [{"kind": "slot", "ref": parent.id, "text": f"waiting for its turn in batch {parent.id}"}]
 
 
-def active_children(session: Session, parent: Operation) -> Sequence[Operation]:
-    """A batch's children that have not ended, oldest first."""
-    active = select(Operation).where(
-        Operation.parent_id == parent.id, Operation.status.not_in([status.value for status in FINAL])
+def to_cancel(session: Session, parent: Operation, most: int) -> Sequence[Operation]:
+    """A batch's children that have not ended and are not asked to: first those under way, then the oldest."""
+    left = select(Operation).where(
+        Operation.parent_id == parent.id,
+        Operation.cancel_requested_at.is_(None),
+        Operation.status.not_in([status.value for status in FINAL]),
     )
-    return session.scalars(active.order_by(Operation.created_at, Operation.id)).all()
+    begun = case((Operation.status.in_(_UNDER_WAY), 0), else_=1)
+    return session.scalars(left.order_by(begun, Operation.created_at, Operation.id).limit(most)).all()
 
 
 def parent_of(session: Session, child: Operation) -> Operation | None:

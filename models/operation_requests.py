@@ -9,11 +9,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from domain.errors import Cancelled, OperationFinal, ValidationFailed
-from domain.states import CLAIMED, FINAL, OperationStatus
-from models import operation_batches, operation_queue, operation_targets, registry_graph
+from domain.states import FINAL, OperationStatus
+from models import operation_batches, operation_cancels, operation_queue, operation_targets, registry_graph
 from models.base import now
-from models.operation_queue import End
-from models.operations import Operation, create, finish, group_target, progress, service_target, settle
+from models.operations import Operation, create, finish, group_target, service_target, settle
 from models.registry_graph import Targets
 
 
@@ -50,7 +49,8 @@ def page(session: Session, wanted: Filter, *, edge: str | None, ascending: bool,
 
 
 def cancel(session: Session, operation: Operation) -> None:
-    """Ask for an operation's end. One that nobody has worked on ends at once; asking twice changes nothing.
+    """Ask for an operation's end. One that nobody has worked on ends at once, a large batch portion by portion; asking
+    twice changes nothing.
 
     One that a worker has handed back is taken once more: there may be something to undo, and what was done to tell.
 
@@ -61,38 +61,12 @@ def cancel(session: Session, operation: Operation) -> None:
     if status in FINAL:
         raise OperationFinal(f"operation {operation.id} has ended", operation_id=operation.id)
     if operation_batches.is_parent(operation):
-        _cancel_batch(session, operation)
-    elif not _was_begun(operation):
+        operation_cancels.cancel_batch(session, operation)
+    elif operation_cancels.was_begun(operation):
+        operation_cancels.ask_its_worker(session, operation)
+    else:
         reason = Cancelled("it was cancelled before anybody worked on it")
         finish(session, operation, OperationStatus.CANCELLED, error=reason.as_dict())
-    elif operation.cancel_requested_at is None:
-        operation.cancel_requested_at = now()
-        if status in CLAIMED:
-            operation.status = OperationStatus.CANCELLING.value
-        session.flush()
-        progress(session, operation)
-
-
-def _was_begun(operation: Operation) -> bool:
-    status = OperationStatus(operation.status)
-    return status in CLAIMED or (status is OperationStatus.PENDING and operation.start_time is not None)
-
-
-def _cancel_batch(session: Session, parent: Operation) -> None:
-    """Cancel what is left of its children; it ends with the last of them."""
-    if parent.cancel_requested_at is None:
-        parent.cancel_requested_at = now()
-        session.flush()
-    ends = []
-    for child in operation_batches.active_children(session, parent):
-        if _was_begun(child):
-            cancel(session, child)
-        else:
-            reason = Cancelled("its batch was cancelled before anybody worked on it")
-            ends.append(End(child, OperationStatus.CANCELLED, error=reason.as_dict()))
-    settle(session, ends)
-    if OperationStatus(parent.status) not in FINAL:
-        progress(session, parent)
 
 
 def ask(

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from domain.errors import Cancelled, ClaimLost, ClosError, Stopping
 from domain.states import CLAIMED, OperationStatus
-from models import operations
+from models import operation_cancels, operations
 from models.base import now
 from models.operations import Operation
 from models.record import Record
@@ -82,6 +82,8 @@ class Claims:
             return None
         with self._record.write() as session:
             operation = operations.claim(session, operation_id, self._worker, now(), self._slots)
+            if operation is None:
+                operation_cancels.go_on(session, operation_id)
         if operation is None:
             return None
         claim = Claim(operation.id, operation.fence, self._stopping)

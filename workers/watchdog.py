@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import select
 
 from domain.states import CLAIMED, OperationStatus
-from models import operations, questions
+from models import operation_cancels, operations, questions
 from models.base import now
 from models.operations import Operation
 from workers.context import Context
@@ -28,6 +28,7 @@ def send_overdue(context: Context, queue_is_empty: bool) -> list[str]:
         for asking in questions.expired(session, at):
             questions.answer(session, asking, questions.TIMED_OUT)
         operations.mend(session)
+        operation_cancels.mend(session)
         overdue = [operation for operation in operations.due(session, at) if _is_overdue(operation, at, queue_is_empty)]
         for operation in overdue:
             operation.sent_at = at

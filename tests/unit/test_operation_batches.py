@@ -1,11 +1,15 @@
 """Batches: one plan over several groups, or a parent whose children take turns."""
 
 import pytest
+from sqlalchemy import select
 
 from domain.errors import StartFailed
-from domain.states import OperationStatus
+from domain.states import FINAL, OperationStatus
 from models import operation_requests, operations, questions, registry_graph, registry_groups
+from models.base import now
+from models.operation_cancels import PORTION
 from models.operation_requests import Each
+from models.operations import Operation
 from tests.unit.worker_kit import Kit, plain, status
 from workers import watchdog
 from workers.runtimes.in_memory import Behaviour
@@ -146,6 +150,94 @@ def test_a_cancel_before_any_child_was_taken_ends_the_batch_at_once(kit):
     assert kit.operation(parent).status == "cancelled"
     assert {row[1] for row in _children(kit, parent)} == {"cancelled"}
     assert kit.locks() == []
+
+
+def _large(kit, portions):
+    """A batch of that many portions of children, less one, and two of its children at work."""
+    names = [f"g{number:03}" for number in range(portions * PORTION - 1)]
+    for name in names:
+        kit.group(name, plain("one"))
+    parent = _each(kit, *names, at_once=2)
+    kit.sent()
+    return parent
+
+
+def _left(kit, parent):
+    with kit.record.read() as session:
+        states = select(Operation.status).where(Operation.parent_id == parent, Operation.status.not_in(FINAL))
+        return session.scalars(states).all()
+
+
+def test_a_large_batch_is_cancelled_in_portions_of_which_each_has_the_next_one_sent(kit):
+    parent = _large(kit, 3)
+    _cancel(kit, parent)
+    # Those under way first, so that none of them is begun any more.
+    assert _left(kit, parent) == ["waiting"] * (2 * PORTION - 1)
+    assert kit.operation(parent).status == "waiting"
+    for portions in (1, 0):
+        (message,) = kit.sent()
+        assert message.args[0] == parent
+        kit.run(parent)
+        assert len(_left(kit, parent)) == max(0, portions * PORTION - 1)
+    ended = kit.operation(parent)
+    assert (ended.status, len(ended.result["operations"]["cancelled"])) == ("cancelled", 3 * PORTION - 1)
+    assert kit.sent() == []
+    assert kit.locks() == []
+
+
+def test_a_cancel_that_broke_off_between_two_portions_is_finished_by_the_watchdog(kit):
+    parent = _large(kit, 3)
+    _cancel(kit, parent)
+    assert len(kit.sent()) == 1  # who was to go on has died
+    watchdog.send_overdue(kit.context, True)
+    assert len(_left(kit, parent)) == PORTION - 1
+    assert [message.args[0] for message in kit.sent()] == [parent]
+    watchdog.send_overdue(kit.context, True)
+    assert kit.operation(parent).status == "cancelled"
+    watchdog.send_overdue(kit.context, True)
+    assert kit.sent() == []
+
+
+def test_a_message_of_a_batch_that_nobody_cancelled_cancels_nothing(kit):
+    parent = _large(kit, 2)
+    kit.run(parent)
+    watchdog.send_overdue(kit.context, False)
+    assert sorted(_left(kit, parent)) == sorted(["pending"] * 2 + ["waiting"] * (2 * PORTION - 3))
+
+
+def test_between_two_portions_no_child_begins_not_even_one_whose_target_has_become_free(kit):
+    held = kit.ask("start", "tools")
+    names = [f"h{number:03}" for number in range(2 * PORTION)]
+    for name in names:
+        kit.group(name, plain("one"))
+    parent = _each(kit, "tools", *names, at_once=1)
+    with kit.record.read() as session:
+        behind = session.scalars(
+            select(Operation.id).where(Operation.group_name == "tools", Operation.parent_id == parent)
+        ).one()
+    assert kit.operation(behind).dependencies == [held]
+    with kit.record.write() as session:  # the oldest comes with the first portion: this one is to come later
+        session.get_one(Operation, behind).created_at = now()
+    _cancel(kit, parent)
+    assert kit.run(held).status == "completed"
+    assert (kit.operation(behind).status, "pending" in _left(kit, parent)) == ("waiting", False)
+
+
+def test_a_child_that_is_worked_on_is_asked_once_and_the_rest_ends_without_it(kit):
+    parent = _large(kit, 3)
+    with kit.record.read() as session:
+        working = session.scalars(
+            select(Operation.id).where(Operation.parent_id == parent, Operation.status == "pending").limit(1)
+        ).one()
+    _operation, claim = kit.context.claims.take(working)
+    _cancel(kit, parent)
+    for _ in range(3):
+        watchdog.send_overdue(kit.context, False)
+    assert _left(kit, parent) == ["cancelling"]
+    assert [each["data"]["status"] for each in kit.events() if each["operation_id"] == working].count("cancelling") == 1
+    with kit.record.write() as session:
+        operations.finish(session, operations.held(session, working, claim.fence), OperationStatus.CANCELLED)
+    assert kit.operation(parent).status == "cancelled"
 
 
 def test_a_group_that_was_deleted_before_its_turn_fails_its_child_alone(kit):
