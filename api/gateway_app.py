@@ -9,6 +9,7 @@ import redis
 import structlog
 from flask import Flask, Response, current_app, g, json, request
 from flask_sock import Sock
+from sqlalchemy.exc import SQLAlchemyError
 
 from api import auth, guards
 from api.app import bare_app, make_parts
@@ -16,6 +17,7 @@ from api.auth import Principal
 from api.errors import Forbidden, NotAuthenticated, Overloaded
 from api.parts import parts
 from api.v2.stream import CLOSE_FULL, CLOSE_NOT_LOGGED_IN, Farewell, Hub
+from domain.errors import DatabaseBusy
 from settings import Settings
 
 _log = structlog.get_logger()
@@ -75,6 +77,9 @@ def _socket(ws: Any) -> None:
         ws.close(farewell.code, farewell.text)
     except NotAuthenticated:
         ws.close(CLOSE_NOT_LOGGED_IN, "not logged in")
+    except (SQLAlchemyError, DatabaseBusy) as away:
+        _log.warning("record.not_read", error=type(away).__name__)
+        ws.close(CLOSE_FULL, "the database does not answer")
     except (redis.RedisError, OSError) as away:
         _log.warning("ticket.not_read", error=str(away))
         ws.close(CLOSE_FULL, "tickets cannot be read while Redis is away")

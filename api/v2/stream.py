@@ -196,8 +196,11 @@ class Client:
         while self._queue and not self._overflown and self._ended is None:
             with self._lock:
                 event, frame = self._queue.popleft()
-            if may_see(self._principal, event):
-                self._write(frame)
+            self._pass_on(event, frame)
+
+    def _pass_on(self, event: Event, frame: str) -> None:
+        if may_see(self._principal, event):
+            self._write(frame)
 
     def _hear(self, reader: FeedReader) -> None:
         while self._unread:
@@ -245,8 +248,11 @@ class Client:
             behind = position if after is None or gap else after
             wanted = Wanted(self._numbers, types, message["group"], message["service"], message["operation"], behind)
             with self._lock:
+                # What comes from now on is kept until the replay is through, so that none of it overtakes that.
+                earlier, self._queue = self._queue, deque()
                 self._wanted[wanted.id] = wanted
-        self._say()
+        for event, frame in earlier:
+            self._pass_on(event, frame)
         self._send({"type": "subscribed", "id": wanted.id, "last_id": position})
         if gap:
             self._send({"type": "resync"})
@@ -358,8 +364,8 @@ class Hub:
             raise Farewell(CLOSE_FULL, "no room for another client")
         try:
             client = Client(ws, self._shared, renew)
-            self._come(client)
             try:
+                self._come(client)
                 if self._closing.is_set():
                     client.end(CLOSE_RESTART, "CLOS restarts")
                 client.run(self._shared.reader)

@@ -13,7 +13,8 @@ from cli.local import embedded_redis, process_manager, readiness, registry, runn
 from settings import Settings, SettingsError, load, load_or_create_secret, prepare_home
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_S = 30.0
+# On a machine that is busy, each process takes ten seconds for its imports alone.
+READY_S, MORE_PER_WORKER_S = 60.0, 10.0
 Say = Callable[[str], None]
 
 
@@ -37,7 +38,7 @@ def start(
     environ: Mapping[str, str],
     flags: Mapping[str, Any],
     say: Say,
-    ready_s: float = READY_S,
+    ready_s: float | None = None,
     *,
     foreground: bool = False,
 ) -> Started:
@@ -70,7 +71,7 @@ def start(
         process = _spawn(home, file, environ)
         try:
             running.record_supervisor(home, process.pid, foreground)
-            _wait(settings, list(programs), ready_s)
+            _wait(settings, list(programs), ready_s if ready_s is not None else _ready_s(settings))
         except BaseException:
             stop(home)
             raise
@@ -119,7 +120,8 @@ def ensure_up(home: Path, quiet: bool = False, config: str | None = None) -> Non
         return
     # It is starting, or some of it failed: either way it must be waited for, not started twice.
     programs = process_manager.read_procfile(Path(environ.get("CLOS_PROCFILE") or ROOT / "Procfile"))
-    _wait(read_settings(environ), list(programs), READY_S)
+    settings = read_settings(environ)
+    _wait(settings, list(programs), _ready_s(settings))
 
 
 def _passed_on(environ: Mapping[str, str], flags: Mapping[str, Any]) -> dict[str, str]:
@@ -168,6 +170,11 @@ def _spawn(home: Path, file: Path, environ: Mapping[str, str]) -> "subprocess.Po
             start_new_session=True,
             umask=0o077,
         )
+
+
+def _ready_s(settings: Settings) -> float:
+    """How long it may take until it is ready; who dies is noticed at once."""
+    return READY_S + MORE_PER_WORKER_S * (settings.workers.processes - 1)
 
 
 def _wait(settings: Settings, programs: list[str], ready_s: float) -> None:

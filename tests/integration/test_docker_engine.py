@@ -316,6 +316,10 @@ def test_a_container_that_was_removed_a_moment_after_it_was_made_is_made_again(b
     started = bench.engine.start(bench.spec())
     assert started.alive
     assert [each["Id"] for each in bench.containers()] == [started.ref]
+    # Nor is what is written into it before its start missed.
+    written = bench.spec("d", container={"configs": [{"source": "c", "target": "/etc/c", "content": "hello"}]})
+    bench.raw.api.remove_container(bench.engine.create(written).ref)
+    assert bench.engine.start(written).alive
     # A changed spec is not started with what was made for the earlier one.
     other = bench.engine.create(bench.spec("c"))
     assert bench.engine.start(bench.spec("c", environment={"A": "2"})).ref != other.ref

@@ -577,3 +577,49 @@ def test_the_log_is_read_only_while_there_are_sockets(tmp_path: Any) -> None:
         other.close()
         wait_until(lambda: not api.shared.reader._listeners, 5)
         gate.close()
+
+
+def test_what_comes_while_the_past_is_told_comes_after_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with kit(tmp_path) as api:
+        gate = Gateway(api)
+        client = Socket(gate)
+        assert client.read()["type"] == "hello"
+        before, *past = gate.tell(6)
+        real, reader = api.shared.reader.paused, api.shared.reader
+        live: list[int] = []
+
+        @contextlib.contextmanager
+        def paused() -> Iterator[int]:
+            with real() as position:
+                yield position
+            # The reader hands this out before the subscriber has said anything.
+            live.extend(gate.tell())
+            wait_until(lambda: reader.position == live[-1])
+
+        monkeypatch.setattr(reader, "paused", paused)
+        wait_until(lambda: reader.position == past[-1])
+        assert client.subscribe(events=["operation.*"], group="told", after=before)["last_id"] == past[-1]
+        assert [client.read()["id"] for _ in range(6)] == past + live
+        client.close()
+        gate.close()
+
+
+def test_a_first_socket_that_met_a_busy_database_is_told_so_and_forgotten(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kit(tmp_path) as api:
+        gate = Gateway(api)
+        real = api.shared.reader.listen
+        busy = [OperationalError("x", {}, Exception("database is locked"))]
+        monkeypatch.setattr(api.shared.reader, "listen", lambda heard: _raise(busy.pop()) if busy else real(heard))
+        assert Socket(gate).close_code() == 1013
+        wait_until(lambda: not gate.hub.clients(), 5)
+        second = Socket(gate)
+        assert second.read()["type"] == "hello"
+        second.close()
+        wait_until(lambda: not api.shared.reader._listeners, 5)
+        gate.close()
+
+
+def _raise(refusal: Exception) -> Any:
+    raise refusal

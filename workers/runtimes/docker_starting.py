@@ -53,8 +53,8 @@ class Starting:
             if instance.alive or not instance.ref:
                 return instance
             self._admission.refuse(spec)
-            fill(self._client, instance, spec)
             try:
+                fill(self._client, instance, spec)
                 self.run(instance.ref, spec)
             except APIError as error:
                 vanished = network_vanished(error)
