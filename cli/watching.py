@@ -102,9 +102,11 @@ def conclude(invocation: Invocation, operation: Operation) -> int:
     if status == "completed":
         return DONE
     if status == "cancelled":
-        invocation.printer.error(f"{title(operation)} was cancelled", lines=_left_out(operation))
+        invocation.printer.error(
+            f"{title(operation)} was cancelled", lines=[*_left_out(operation), *_stands(operation)]
+        )
         return INTERRUPTED if not error else of_operation(error)
-    lines = [*_failed_steps(operation), *facts(error), *_left_out(operation)]
+    lines = [*_failed_steps(operation), *facts(error), *_left_out(operation), *_stands(operation)]
     invocation.printer.error(
         f"{title(operation)} failed: {reason(error) or 'no reason given'}",
         lines=[*lines, f"operation: {operation['id']}"],
@@ -137,3 +139,15 @@ def _left_out(operation: Operation) -> list[str]:
     skipped = [step.get("target") for step in steps if step.get("status") == "skipped"]
     left = [str(target) for target in skipped if target not in failed]
     return [f"not attempted: {', '.join(dict.fromkeys(left))}"] if left else []
+
+
+def _stands(operation: Operation) -> list[str]:
+    """Of a take-over: which containers run, and which it could not start again."""
+    result = operation.get("result") or {}
+    if "runs" not in result:
+        return []
+    not_undone = sorted(result.get("not_undone") or {})
+    left = [str(each.get("name")) for each in result.get("left") or ()]
+    lines = [f"runs now: {result['runs']}"]
+    lines += [f"may stand still: {', '.join(not_undone)}"] if not_undone else []
+    return lines + ([f"left of Compose's: {', '.join(left)}"] if left else [])

@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from domain.errors import Poison
-from domain.states import ServiceStatus
+from domain.states import OperationStatus, ServiceStatus
 from domain.updating import Direction
+from models import operation_takeovers
 from models.base import written
 from models.operation_rows import Operation
 from models.services import Service
@@ -27,10 +28,14 @@ def poison(operation: Operation) -> Poison:
 
 
 def turns_back(operation: Operation) -> bool:
-    """Whether it is worked on once more all the same: an update that is armed, to go back, or to end what it does
-    instead of going forward. It never goes forward any more."""
+    """Whether it is worked on once more all the same: an update that is armed, or a take-over that has promised, to go
+    back, or to end what it does instead of going forward. It never goes forward any more."""
     kept = operation.compensation or {}
-    if not kept.get("changes") or operation.attempt >= MAX_CLAIMS + BACK_CLAIMS:
+    if operation.attempt >= MAX_CLAIMS + BACK_CLAIMS:
+        return False
+    if operation_takeovers.is_promised(operation):
+        return _takes_back(operation)
+    if not kept.get("changes"):
         return False
     if kept["direction"] == Direction.FORWARD:
         keep = (operation.parameters or {}).get("on_failure") == Direction.KEEP
@@ -39,9 +44,21 @@ def turns_back(operation: Operation) -> bool:
     return True
 
 
+def _takes_back(operation: Operation) -> bool:
+    if operation_takeovers.is_past_return(operation):
+        return False
+    if not operation_takeovers.goes_back(operation):
+        end = {"status": OperationStatus.FAILED.value, "error": poison(operation).as_dict()}
+        operation_takeovers.turn_back(operation, end)
+    return True
+
+
 def left_behind(session: Session, operation: Operation) -> dict[str, Any] | None:
-    """The result of an update that nobody could end: what runs, as it was last seen. None of other operations."""
+    """The result of an update or a take-over that nobody could end: what runs, as it was last seen. None of other
+    operations."""
     kept = operation.compensation or {}
+    if operation_takeovers.is_promised(operation):
+        return operation_takeovers.left(operation, poison(operation).as_dict())
     changes = kept.get("changes")
     if not changes:
         return None

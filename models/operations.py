@@ -119,7 +119,7 @@ def claim(
     What a person asked for comes first: it may be taken in the place of this one, which is sent again then.
 
     The third worker that falls silent over an operation is the last: then it ends `failed`, `poison`, and None is
-    returned as well. An update that is armed is given out three times more, for its way back alone.
+    returned as well. An update or a take-over that is armed is given out three times more, for its way back alone.
     """
     operation = session.get(Operation, operation_id, with_for_update=True, populate_existing=True)
     if operation is None or not _is_claimable(operation, at):

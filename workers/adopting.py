@@ -22,6 +22,7 @@ from domain.starting import plan_start
 from domain.states import Desired, OperationStatus, StepStatus
 from domain.stopping import plan_stop
 from models import operations, registry_graph, registry_imports, registry_reach
+from models.operation_takeovers import OURS, PART, THEIRS
 from models.operations import Operation
 from workers import adoption_record, carrying
 from workers.adoption_record import Foreign, Promise
@@ -44,8 +45,7 @@ def take_over(context: Context, operation: Operation, claim: Claim, journal: Jou
         if end is None:
             return
         adoption_record.turn_back(context, claim, end)
-    _go_back(context, operation, claim, journal, subject, promised)
-    result = promised.result | {"runs": "the containers that Compose made"}
+    result = promised.result | _go_back(context, operation, claim, journal, subject, promised)
     journal.finish(OperationStatus(end["status"]), result, end["error"])
 
 
@@ -59,7 +59,7 @@ def _forward(
     outcome = carrying.carry(context, operation, claim, journal, subject, plan, decision)
     carrying.settle(context, journal, subject)
     removed = _removed(journal)
-    result = promised.result | {"runs": "the containers that CLOS made"}
+    result = promised.result | {"runs": OURS}
     if not outcome.failed and not outcome.cancelled:
         result["taken_over"] = [each.as_dict() for each in promised.ran]
         journal.finish(OperationStatus.COMPLETED, result)
@@ -135,25 +135,40 @@ def _want(context: Context, claim: Claim, subject: Subject, desired: Desired) ->
 
 def _go_back(
     context: Context, operation: Operation, claim: Claim, journal: Journal, subject: Subject, promised: Promise
-) -> None:
-    """Take the group's own away, and start what ran before. No cancel breaks off the way back."""
+) -> dict[str, Any]:
+    """Take the group's own away, and start what ran before. No cancel breaks off the way back. What runs then."""
     steadfast = replace(claim, cancelled=threading.Event())
     # What it needed of other groups may have run before, and is none of the project's.
     subject = replace(subject, specs=tuple(spec for spec in subject.specs if spec.group == promised.group))
     _want(context, claim, subject, Desired.STOPPED)
     observed = context.observer.snapshot(subject.specs, subject.health)
     away = plan_stop(subject.specs, observed, "the take-over did not succeed", remove=True)
-    last = tuple(step.id for step in away.steps)
-    back = [
-        Step(Action.START, each.target, "it ran before the take-over", last, optional=frozenset(last))
-        for each in promised.ran
-    ]
-    plan = Plan((*away.steps, *back))
+    plan = _back(away, promised, _half_stopped(context, journal, promised))
     journal.begin(plan)
     undone = carrying.carry(context, operation, steadfast, journal, subject, plan, promised.decision)
     journal.settle(subject.by_id, context.observer.snapshot(subject.specs, subject.health), everyone=True)
-    for step, error in undone.failed.items():
-        log.error("takeover.not_undone", operation_id=operation.id, step=step, error=str(error))
+    if not undone.failed:
+        return {"runs": THEIRS}
+    log.error("takeover.not_undone", operation_id=operation.id, steps=sorted(undone.failed))
+    names = {each.target: each.name for each in promised.containers}
+    targets = {step: step.partition(":")[2] for step in undone.failed}
+    told = {names.get(targets[step], targets[step]): error.as_dict() for step, error in undone.failed.items()}
+    return {"runs": PART, "not_undone": told}
+
+
+def _half_stopped(context: Context, journal: Journal, promised: Promise) -> set[str]:
+    """Those that run, though their stop was begun: the engine goes on with that, also when who asked for it is dead."""
+    begun = {row.target for row in journal.steps() if row.action == Action.STOP and row.started_at is not None}
+    return {each.target for each in adoption_record.find(context, promised.project, must=True) if each.running} & begun
+
+
+def _back(away: Plan, promised: Promise, half_stopped: set[str]) -> Plan:
+    """Once the group's own are away, what ran is started; what is being stopped must have ended before that."""
+    ran = [each.target for each in promised.ran]
+    ends = [Step(Action.STOP, each, "its stop was begun") for each in ran if each in half_stopped]
+    last = tuple(step.id for step in (*away.steps, *ends))
+    starts = [Step(Action.START, each, "it ran before the take-over", last, optional=frozenset(last)) for each in ran]
+    return Plan((*away.steps, *ends, *starts))
 
 
 def _bad_end(outcome: Outcome, now: str) -> dict[str, Any]:

@@ -4,16 +4,14 @@ It is written down before the first of them is stopped, so that whoever takes th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from domain.errors import EngineUnreachable
 from domain.resolving import Decision
-from domain.states import STEP_FINAL, StepStatus
-from models import operations
-from models.base import now
+from models import operation_takeovers, operations
 from workers.claims import Claim
 from workers.context import Context
 from workers.runtimes.docker_engine import DockerEngine
@@ -117,27 +115,24 @@ def promise(
 ) -> None:
     """Write the group (`write`), and what is promised to its project's containers, before the first of them is stopped.
 
-    From here on whoever takes the operation over goes on with this, and reads no file again.
+    From here on whoever takes the operation over goes on with this, and reads no file again. What an earlier take-over
+    stopped and did not start again is one of those that ran.
     """
-    kept = {
-        "group": group,
-        "project": project,
-        "containers": [each.as_dict() for each in foreign],
-        "result": dict(result),
-    }
     with context.record.write() as session:
         held = operations.held(session, claim.operation_id, claim.fence)
         write(session)
-        held.compensation = kept
+        ran = operation_takeovers.ran_before(session, group)
+        found = [replace(each, running=each.running or each.ref in ran) for each in foreign]
+        held.compensation = {
+            "group": group,
+            "project": project,
+            "containers": [each.as_dict() for each in found],
+            "result": dict(result),
+        }
     context.feed.wake()
 
 
 def turn_back(context: Context, claim: Claim, end: Mapping[str, Any]) -> None:
-    """Write down that it goes back, and why: a further attempt does not try the way forward once more. What has not
-    begun of that is left out."""
+    """Write down that it goes back, and why: a further attempt does not try the way forward once more."""
     with context.record.write() as session:
-        held = operations.held(session, claim.operation_id, claim.fence)
-        for row in held.steps:
-            if StepStatus(row.status) not in STEP_FINAL:
-                row.status, row.ended_at = StepStatus.SKIPPED.value, now()
-        held.compensation = (held.compensation or {}) | {"back": dict(end)}
+        operation_takeovers.turn_back(operations.held(session, claim.operation_id, claim.fence), end)

@@ -1,5 +1,6 @@
 """Taking over what Compose started: exchanged on request, put back where it does not come up, else left alone."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.skipif(not Path(docker_url().removeprefix("unix://")).exists(), reason="needs Docker")
 
 
+# It serves, and does not end when it is asked to.
+DEAF = """["sh", "-c", "trap '' TERM INT; httpd -f -p 8000 -h /www & while :; do sleep 1; done"]"""
+
+
 @pytest.fixture(scope="module")
 def clos() -> Iterator[Rig]:
     test_image()
@@ -32,13 +37,13 @@ def clos() -> Iterator[Rig]:
 class Running:
     """A project that Compose has started, with something in its volume."""
 
-    def __init__(self, clos: Rig, folder: Path) -> None:
+    def __init__(self, clos: Rig, folder: Path, command: str = "serve 8000") -> None:
         self.clos = clos
         self.folder = folder
         self.port = free_port()
         folder.mkdir()
         self.compose = RealCompose(folder, folder.name)
-        self.write("serve 8000")
+        self.write(command)
         self.before = self.compose.up()
         engine = client()
         engine.containers.get(self.before["web"]["Id"]).exec_run(["sh", "-c", "echo kept > /data/note"])
@@ -53,6 +58,7 @@ services:
     ports: ["127.0.0.1:{self.port}:8000"]
     volumes: ["data:/data"]
     depends_on: [db]
+    stop_grace_period: 15s
   db: {{image: "clos-test:latest"}}
 volumes: {{data: {{}}}}
 """
@@ -93,6 +99,14 @@ volumes: {{data: {{}}}}
 @pytest.fixture
 def running(clos: Rig, tmp_path: Path) -> Iterator[Running]:
     made = Running(clos, tmp_path / f"adopt{uuid.uuid4().hex[:8]}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stubborn(clos: Rig, tmp_path: Path) -> Iterator[Running]:
+    """Its `web` does not end when it is asked to."""
+    made = Running(clos, tmp_path / f"adopt{uuid.uuid4().hex[:8]}", DEAF)
     yield made
     made.close()
 
@@ -163,3 +177,59 @@ def test_once_an_old_container_is_removed_the_new_ones_stay_and_what_is_left_is_
     for name in ("web", "db"):
         service = running.clos.service(f"{running.folder.name}-{name}")
         assert (service.status, service.desired) == ("running", "running")
+
+
+def _strike(running: Running, operation_id: str, action: str, kills: int, attempt: int) -> None:
+    """`kill -9` of so many workers, each as its attempt does that to one of Compose's containers."""
+    clos = running.clos
+    for which in range(attempt, attempt + kills):
+
+        def is_there(which: int = which) -> bool:
+            found = clos.operation(operation_id)
+            doing = any(row.action == action and row.status == "running" for row in found.steps)
+            return found.attempt == which and doing
+
+        wait_until(is_there, 60, f"a {action} of attempt {which}")
+        clos.processes[-1].send_signal(signal.SIGKILL)
+        clos.processes[-1].wait(10)
+        clos.worker()
+
+
+def test_a_take_over_that_kills_three_workers_is_undone_and_can_be_retried(stubborn: Running) -> None:
+    operation_id = stubborn.ask(adopt=True)
+    _strike(stubborn, operation_id, "stop", operations.MAX_CLAIMS, 1)
+
+    ended = stubborn.clos.ended(operation_id, 90)
+
+    assert (ended.status, ended.error["code"], ended.error["attempts"]) == ("failed", "poison", 3)
+    assert (ended.result["runs"], "not_undone" in ended.result) == ("the containers that Compose made", False)
+    assert stubborn.as_they_were()
+    assert stubborn.clos.service(f"{stubborn.folder.name}-web").desired == "stopped"
+    assert _both_run(stubborn, stubborn.imports(adopt=True))
+
+
+def test_what_a_take_over_left_standing_is_started_by_the_next_one(running: Running) -> None:
+    """It promised, stopped `web`, and ended as one that nobody could take back."""
+    first = running.imports(dry_run=True)
+    kept = [
+        {"container_id": each["Id"], "name": each["Name"].lstrip("/"), "service": name, "running": True}
+        for name, each in running.before.items()
+    ]
+    promised = {"group": running.folder.name, "project": running.folder.name, "containers": kept, "result": {}}
+    with running.clos.record.write() as session:
+        row = operations.get(session, first.id)
+        row.status, row.group_name, row.result = "failed", running.folder.name, None
+        row.compensation = promised
+    engine = client()
+    engine.containers.get(running.before["web"]["Id"]).stop(timeout=1)
+    engine.close()
+
+    assert _both_run(running, running.imports(adopt=True))
+
+
+def _both_run(running: Running, ended: Operation) -> bool:
+    assert ended.status == OperationStatus.COMPLETED.value, ended.error
+    assert {each["service"] for each in (ended.result or {})["taken_over"]} == {"web", "db"}
+    services = [running.clos.service(f"{running.folder.name}-{name}") for name in ("web", "db")]
+    assert [(each.status, each.desired) for each in services] == [("running", "running")] * 2
+    return running.compose.inspected() == {}
