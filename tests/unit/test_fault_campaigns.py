@@ -35,7 +35,7 @@ def test_one_whose_process_dies_without_a_word_has_failed() -> None:
 
 def test_each_campaign_has_a_process_of_its_own_and_one_line() -> None:
     names = ["any_world", "no_such_campaign"]
-    told = {line["campaign"]: line["ok"] for line in lines(names, 1, 1, 2)}
+    told = {line["campaign"]: line["ok"] for line in lines(names, 0, 1, 2)}
     assert told == {"any_world": True, "no_such_campaign": False}
 
 
