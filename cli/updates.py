@@ -16,11 +16,18 @@ def _gap(one: Mapping[str, Any]) -> str:
     return f"{one['unavailable_s']:.1f} s"
 
 
+def _change(one: Mapping[str, Any]) -> Any:
+    """What was done to it: nothing, where the old one runs and was never interrupted."""
+    if one.get("runs") == "old" and one.get("unavailable_s") == 0 and not one.get("unavailable_from"):
+        return "untouched"
+    return _CHANGES.get(str(one.get("change")), one.get("change"))
+
+
 COLUMNS: list[Column] = [
     ("SERVICE", lambda one: one.get("service_id")),
     ("RUNS", lambda one: one.get("runs")),
     ("IMAGE", lambda one: one.get("image")),
-    ("CHANGE", lambda one: _CHANGES.get(str(one.get("change")), one.get("change"))),
+    ("CHANGE", _change),
     ("UNAVAILABLE", _gap),
 ]
 

@@ -134,10 +134,11 @@ def _failed_steps(operation: Operation) -> list[str]:
 
 
 def _left_out(operation: Operation) -> list[str]:
+    """Who was not attempted: nothing failed of it, and it was neither stopped nor started, even if that is undone."""
     steps = operation.get("steps") or []
-    failed = {step.get("target") for step in steps if step.get("status") == "failed"}
+    tried = {step.get("target") for step in steps if step.get("status") == "failed" or _had_effect(step)}
     skipped = [step.get("target") for step in steps if step.get("status") == "skipped"]
-    left = [str(target) for target in skipped if target not in failed]
+    left = [str(target) for target in skipped if target not in tried]
     return [f"not attempted: {', '.join(dict.fromkeys(left))}"] if left else []
 
 
@@ -151,3 +152,7 @@ def _stands(operation: Operation) -> list[str]:
     lines = [f"runs now: {result['runs']}"]
     lines += [f"may stand still: {', '.join(not_undone)}"] if not_undone else []
     return lines + ([f"left of Compose's: {', '.join(left)}"] if left else [])
+
+
+def _had_effect(step: Mapping[str, Any]) -> bool:
+    return step.get("action") in ("stop", "start", "withdraw") and step.get("status") in ("completed", "undone")

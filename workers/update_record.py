@@ -1,13 +1,13 @@
 """What an update has promised to undo, and how far it is: kept with its operation, for whoever continues it."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 from domain.updating import Change, Direction, change_of
 from models import operations
-from models.base import now
+from models.base import now, written
 from models.operations import Operation
 from models.record import Record
 from workers.claims import Claim
@@ -81,12 +81,13 @@ class UpdateRecord:
             }
             self._write()
 
-    def interrupted(self, service_id: str) -> None:
-        """What served is about to be stopped."""
+    def interrupted(self, service_ids: Collection[str]) -> None:
+        """What serves of these is about to be stopped or cut off: what came first counts, until it serves again."""
         with self._guard:
-            if service_id not in self._kept["windows"]:
-                window = {"from": now().isoformat(), "until": None}
-                self._kept["windows"] = self._kept["windows"] | {service_id: window}
+            known, at = self._kept["windows"], written(now())
+            opened = {each: known.get(each, {"from": at}) | {"until": None} for each in service_ids}
+            if any(known.get(each) != opened[each] for each in opened):
+                self._kept["windows"] = known | opened
                 self._write()
 
     def serves(self, service_id: str) -> None:
@@ -94,12 +95,12 @@ class UpdateRecord:
         with self._guard:
             window = self._kept["windows"].get(service_id)
             if window is not None:
-                ended = window | {"until": now().isoformat()}
+                ended = window | {"until": written(now())}
                 self._kept["windows"] = self._kept["windows"] | {service_id: ended}
                 self._write()
 
     def were_interrupted(self) -> set[str]:
-        """Those of which what served was stopped, or was about to be."""
+        """Those of which what served was stopped or cut off, or was about to be."""
         return set(self._kept["windows"])
 
     def window(self, service_id: str) -> tuple[str | None, str | None]:
@@ -108,7 +109,7 @@ class UpdateRecord:
         return window.get("from"), window.get("until")
 
     def unavailable_s(self, service_id: str) -> float | None:
-        """How long its single instance was exchanged; None where nothing serves since."""
+        """How long nothing served, from the first interruption; None where nothing serves since."""
         began, ended = self.window(service_id)
         if began is None:
             return 0.0

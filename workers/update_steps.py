@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from domain.errors import ClosError, EngineUnreachable, PortHeld, StartFailed
+from domain.needs import residents
 from domain.observation import Instance
 from domain.planning import Action, Step
 from domain.specs import RuntimeKind, ServiceSpec
@@ -70,8 +71,14 @@ class UpdateSteps(Steps):
                 raise PortHeld(port.host_port, port.protocol, port.host_ip, found[0])
 
     def _exchange(self, spec: ServiceSpec, runtime: Runtime) -> Done:
-        self._kept.interrupted(spec.id)
+        self._interrupt(spec)
         return self._stop(spec, runtime)
+
+    def _interrupt(self, spec: ServiceSpec) -> None:
+        """Who lives in its container is away from now on too, until it serves itself: a later stop of its own is none
+        to count from. What did not run before has nothing that could be missed."""
+        away = {spec.id, *residents(list(self._specs.values()), {spec.id})} & self._changes.keys()
+        self._kept.interrupted(sorted(each for each in away if self._changes[each].ran))
 
     def _wait_to_serve(self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
         done = self._wait(step, spec, runtime, deadline)
@@ -84,6 +91,7 @@ class UpdateSteps(Steps):
         return Done()
 
     def _withdraw(self, spec: ServiceSpec, runtime: Runtime) -> Done:
+        self._interrupt(spec)
         return Done(self._patiently(lambda: runtime.stop(spec, spec.stop_timeout_s)))
 
     def _restore(self, spec: ServiceSpec, runtime: Runtime) -> Done:

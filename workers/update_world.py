@@ -6,7 +6,7 @@ from typing import Any
 
 from domain.observation import Instance, ObservedState, Phase
 from domain.specs import RuntimeKind, ServiceSpec
-from domain.updating import Change, Kind, changes, ports_of
+from domain.updating import Change, Direction, Kind, changes, ports_of
 from workers.carrying import Subject
 from workers.context import Context
 from workers.update_record import UpdateRecord
@@ -29,13 +29,13 @@ def prepared(context: Context, subject: Subject, wanted: Mapping[str, Change]) -
     return {spec.id for spec in docker if context.runtimes[RuntimeKind.DOCKER].prepared(spec)}
 
 
-def told(kept: UpdateRecord, spec: ServiceSpec, change: Change, instance: Instance) -> dict[str, Any]:
-    """Which version of a service runs, and how long none did."""
+def told(kept: UpdateRecord, spec: ServiceSpec, change: Change, instance: Instance, restarted: bool) -> dict[str, Any]:
+    """Which version of a service runs, and how long none did. `restarted`: the way forward has started it."""
     began, ended = kept.window(spec.id)
     return {
         "service_id": spec.id,
         "change": change.kind.value,
-        "runs": _which(change, spec, instance),
+        "runs": _which(change, instance, restarted and kept.direction is not Direction.BACK),
         "image": instance.image if instance.alive else None,
         "unavailable_s": kept.unavailable_s(spec.id),
         "unavailable_from": began,
@@ -43,12 +43,12 @@ def told(kept: UpdateRecord, spec: ServiceSpec, change: Change, instance: Instan
     }
 
 
-def _which(change: Change, spec: ServiceSpec, instance: Instance) -> str:
+def _which(change: Change, instance: Instance, restarted: bool) -> str:
     if instance.phase is Phase.UNKNOWN:
         return "unknown"  # its engine does not answer now: never guessed
     if not instance.alive:
         return "none"
-    if change.kind is Kind.RESTART:
-        return "new" if instance.spec_hash == spec.hash() else "old"
+    if change.kind is Kind.RESTART and restarted:
+        return "new"  # the same version, and another run of it: one that was never touched, or is back, is the old one
     # It may have been defined anew since: what is not the one of before is what this update has brought.
     return "old" if instance.spec_hash == change.hash else "new"

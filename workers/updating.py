@@ -212,12 +212,13 @@ class Update:
 
     def _end(self) -> None:
         observed = self._context.observer.snapshot(self._subject.specs, self._subject.health)
+        started = self._journal.begun((Action.START,))
         self._journal.settle(self._wanted, observed, everyone=True)
         result: dict[str, Any] = {
             "changed": len(self._outcome.completed),
             "steps": self._steps,
             "services": [
-                told(self._kept, self._subject.by_id[each], self._wanted[each], observed.of(each))
+                told(self._kept, self._subject.by_id[each], self._wanted[each], observed.of(each), each in started)
                 for each in sorted(self._wanted)
             ],
         }

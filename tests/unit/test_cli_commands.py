@@ -237,7 +237,7 @@ def _updated(clos, error=None, **result):
 
 def test_an_update_says_which_version_runs_and_for_how_long_none_did(clos, run):
     told = {"service_id": "shop-web", "runs": "new", "image": "web:2", "change": "exchange", "unavailable_s": 1.25,
-            "unavailable_from": "2026-11-27T10:00:00+00:00"}  # fmt: skip
+            "unavailable_from": "2026-11-27T10:00:00.000000Z"}  # fmt: skip
     _updated(clos, services=[told])
 
     code, out, _ = run("update", "shop", "--on-failure", "keep")
@@ -248,7 +248,7 @@ def test_an_update_says_which_version_runs_and_for_how_long_none_did(clos, run):
 
 def test_an_update_that_went_back_fails_and_still_says_what_runs(clos, run):
     gone = {"service_id": "shop-db", "runs": "none", "image": None, "change": "exchange", "unavailable_s": None,
-            "unavailable_from": "2026-11-27T10:11:12+00:00"}  # fmt: skip
+            "unavailable_from": "2026-11-27T10:11:12.000000Z"}  # fmt: skip
     error = {"code": "unhealthy", "message": "shop-web is not healthy after 3 checks"}
     _updated(clos, error, services=[gone], not_undone={"shop-db": {"message": "its container is gone"}})
 
@@ -258,6 +258,31 @@ def test_an_update_that_went_back_fails_and_still_says_what_runs(clos, run):
     assert "since 10:11:12" in out
     assert "not healthy after 3 checks" in err
     assert "shop-db could not be taken back: its container is gone" in err
+
+
+def test_an_update_says_what_it_never_touched(clos, run):
+    along = {"service_id": "shop-web", "runs": "old", "image": None, "change": "restart", "unavailable_s": 0.0,
+             "unavailable_from": None}  # fmt: skip
+    back = along | {"service_id": "shop-api", "unavailable_s": 2.0, "unavailable_from": "2026-11-27T10:11:12.000000Z"}
+    _updated(clos, {"code": "unhealthy", "message": "shop-db is not healthy"}, services=[along, back])
+
+    rows = {line.split()[0]: line.split()[1:] for line in run("update", "shop")[1].splitlines() if line}
+
+    assert "untouched" in rows["shop-web"]
+    assert "restarted" in rows["shop-api"]
+
+
+def test_who_was_stopped_and_went_back_is_not_said_to_be_not_attempted(clos, run):
+    clos.end = {"status": "failed", "error": {"code": "cancelled", "message": "it was cancelled"}}
+    told = [("web", "stop", "undone"), ("web", "remove", "skipped"), ("side", "start", "skipped"),
+            ("side", "withdraw", "completed"), ("db", "start", "skipped"), ("db", "pull", "completed")]  # fmt: skip
+    run("start", "shop", "--no-wait")
+    run("ops", "watch", "op-0001")
+    clos.operations["op-0001"]["steps"] = [
+        {"id": f"{action}:{of}", "action": action, "target": of, "status": status} for of, action, status in told
+    ]
+
+    assert "not attempted: db\n" in run("ops", "watch", "op-0001")[2]
 
 
 def test_an_update_with_nothing_to_do_says_so(clos, run):

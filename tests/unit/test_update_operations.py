@@ -1,5 +1,6 @@
 """Updates on the in-memory runtime: what runs in the end, whatever happens at whichever step."""
 
+import re
 import socket
 import threading
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ import pytest
 
 from domain.errors import ClaimLost, EngineUnreachable, ImageMissing, StartFailed
 from models import operation_requests, operations, registry
-from tests.unit.worker_kit import Kit, checked, plain, status
+from tests.unit.worker_kit import Kit, checked, every, inside, plain, status
 from tests.waiting import wait_until
 from workers import runner, update_steps, updating
 from workers.carrying import read_subject
@@ -52,6 +53,11 @@ def runs(operation):
     return {each["service_id"].removeprefix("shop-"): each["runs"] for each in operation.result["services"]}
 
 
+def told(operation, name):
+    """What its result says of one service."""
+    return next(each for each in operation.result["services"] if each["service_id"] == f"shop-{name}")
+
+
 def new_one(kit, name, **behaviour):
     kit.memory.behave(f"shop-{name}", Behaviour(**behaviour), version=hash_of(kit, name))
 
@@ -75,9 +81,10 @@ def test_what_drifted_is_exchanged_and_nothing_else(kit):
     assert runs(ended) == {"api": "new"}
     assert seen(kit)["api"].spec_hash == hash_of(kit, "api")
     assert {name: seen(kit)[name].ref for name in ("web", "db")} == {n: before[n].ref for n in ("web", "db")}
-    told = ended.result["services"][0]
-    assert told["unavailable_s"] >= 0
-    assert told["unavailable_from"] <= told["unavailable_until"]
+    window = [told(ended, "api")[each] for each in ("unavailable_from", "unavailable_until")]
+    assert told(ended, "api")["unavailable_s"] >= 0
+    assert window == sorted(window)
+    assert [each for each in window if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", each)] == []
     assert kit.service("api").status == "running"
     assert kit.service("api").observed_hash == hash_of(kit, "api")
     assert kit.locks() == []
@@ -161,7 +168,7 @@ def test_what_is_not_to_be_taken_back_stays_and_says_so(kit):
     assert runs(ended) == {"api": "new", "web": "old"}
     assert seen(kit)["api"].spec_hash == hash_of(kit, "api")
     assert seen(kit)["web"].alive
-    assert next(e for e in ended.result["services"] if e["service_id"] == "shop-api")["unavailable_s"] is None
+    assert told(ended, "api")["unavailable_s"] is None
     assert kit.memory.aside() == {}
 
 
@@ -205,22 +212,28 @@ def _cancel(kit, operation_id):
         operation_requests.cancel(session, operations.get(session, operation_id))
 
 
-def test_a_cancel_takes_everything_back(kit):
-    before = up(kit)
-    change(kit, "db", "api")
-    kit.seen("api", health_check_start_period=30.0)
-    new_one(kit, "api", unhealthy=True)
-    thread = threading.Thread(target=runner.run, args=(kit.context, operation_id := kit.ask("update")))
+def _cancelled_while(kit, operation_id, step):
+    """How it ends if somebody cancels it while that step runs."""
+    thread = threading.Thread(target=runner.run, args=(kit.context, operation_id))
     thread.start()
-    wait_until(lambda: status(kit.operation(operation_id)).get("wait:shop-api") == "running", 5)
+    wait_until(lambda: status(kit.operation(operation_id)).get(step) == "running", 5)
     _cancel(kit, operation_id)
     # The heartbeat would tell; here there is none.
     with kit.context.claims._guard:
         for claim in kit.context.claims._held.values():
             claim.cancelled.set()
     thread.join(10)
+    return kit.operation(operation_id)
 
-    ended = kit.operation(operation_id)
+
+def test_a_cancel_takes_everything_back(kit):
+    before = up(kit)
+    change(kit, "db", "api")
+    kit.seen("api", health_check_start_period=30.0)
+    new_one(kit, "api", unhealthy=True)
+
+    ended = _cancelled_while(kit, kit.ask("update"), "wait:shop-api")
+
     assert (ended.status, ended.error["code"]) == ("cancelled", "cancelled")
     assert set(runs(ended).values()) == {"old"}
     assert ended.result["undone"] == ["shop-api", "shop-db"]
@@ -575,3 +588,98 @@ def test_what_a_kept_update_takes_away_is_not_taken_away_by_who_has_lost_it(kit,
 
     assert kit.run(operation_id).status == "in_progress"
     assert set(kit.memory.aside()) == {"shop-api"}
+
+
+WEB = {"name": "web", "runtime": "docker", "image": "web:1", "health_check": every(0.02)}
+
+
+def _follower(name, of):
+    return checked(name, depends_on=[{"service": of, "condition": "healthy", "restart": True}])
+
+
+def test_who_was_to_be_restarted_along_and_never_was_is_the_old_one_and_was_never_away(kit):
+    before = up(kit, _follower("web", "db"), checked("db"))
+    change(kit, "db")
+    new_one(kit, "db", unhealthy=True)
+
+    for on_failure, of_db in (("rollback", "old"), ("keep", "new")):
+        ended = kit.run(kit.ask("update", only=["shop-db"], on_failure=on_failure))
+
+        assert (ended.status, runs(ended)) == ("failed", {"db": of_db, "web": "old"})
+        assert (told(ended, "web")["unavailable_s"], told(ended, "web")["unavailable_from"]) == (0.0, None)
+        assert seen(kit)["web"] == before["web"]
+
+
+def test_who_was_restarted_along_is_new_where_that_stands_and_old_where_it_was_taken_back(kit):
+    last = plain("last", "web") | {"depends_on": [{"service": "web", "condition": "healthy", "restart": True}]}
+    up(kit, last, _follower("web", "db"), checked("db"))
+    change(kit, "db")
+    kit.memory.behave("shop-last", Behaviour(fail_on={"stop": StartFailed("it does not end")}))
+
+    back = kit.run(kit.ask("update", only=["shop-db"]))
+    kit.memory.behave("shop-last", Behaviour())
+    forward = kit.run(kit.ask("update", only=["shop-db"]))
+
+    assert runs(back) == {"db": "old", "web": "old", "last": "old"}
+    assert told(back, "web")["unavailable_s"] > 0
+    assert (forward.status, runs(forward)) == ("completed", {"db": "new", "web": "new", "last": "new"})
+
+
+def test_who_lives_in_anothers_container_is_away_from_when_that_one_is_stopped_until_it_serves_itself(kit):
+    up(kit, WEB, inside("side", "web"))
+    change(kit, "web", image="web:2")
+
+    ended = kit.run(kit.ask("update", only=["shop-web"]))
+
+    assert (ended.status, runs(ended)) == ("completed", {"web": "new", "side": "new"})
+    web, side = told(ended, "web"), told(ended, "side")
+    assert side["unavailable_from"] == web["unavailable_from"]
+    assert side["unavailable_until"] > web["unavailable_until"]
+    assert side["unavailable_s"] > web["unavailable_s"]
+
+
+def test_a_cancel_tells_how_long_who_lives_in_what_went_back_was_away(kit):
+    before = up(kit, WEB, inside("side", "web"))
+    change(kit, "web", image="web:2")
+    kit.seen("web", health_check_start_period=30.0)
+    new_one(kit, "web", unhealthy=True)
+
+    ended = _cancelled_while(kit, kit.ask("update", only=["shop-web"]), "wait:shop-web")
+
+    assert (ended.status, runs(ended)) == ("cancelled", {"web": "old", "side": "old"})
+    assert seen(kit)["side"].started_at > before["side"].started_at
+    assert told(ended, "side")["unavailable_from"] == told(ended, "web")["unavailable_from"]
+    assert told(ended, "side")["unavailable_until"] > told(ended, "web")["unavailable_until"]
+
+
+def test_who_lives_in_what_is_kept_though_it_failed_is_cut_off_since(kit):
+    up(kit, WEB, inside("side", "web"))
+    change(kit, "web", image="web:2")
+    new_one(kit, "web", unhealthy=True)
+
+    ended = kit.run(kit.ask("update", only=["shop-web"], on_failure="keep"))
+
+    assert (ended.status, runs(ended)) == ("failed", {"web": "new", "side": "old"})
+    assert (told(ended, "side")["unavailable_s"], told(ended, "side")["unavailable_until"]) == (None, None)
+    assert told(ended, "side")["unavailable_from"] == told(ended, "web")["unavailable_from"]
+
+
+def test_one_that_served_and_could_not_be_taken_back_is_away_since(kit):
+    up(kit)
+    change(kit, "db", "api")
+    new_one(kit, "api", unhealthy=True)
+    new_one(kit, "db", fail_on={"restore": StartFailed("its container is gone")})
+    start, begun = kit.memory.start, []
+
+    def once(spec, keep=False):
+        if spec.id == "shop-db" and begun:
+            raise StartFailed("no such program")
+        begun.extend([spec.id] if spec.id == "shop-db" else [])
+        return start(spec, keep)
+
+    kit.memory.start = once
+
+    ended = kit.does("update")
+
+    assert runs(ended)["db"] == "none"
+    assert (told(ended, "db")["unavailable_s"], told(ended, "db")["unavailable_until"]) == (None, None)

@@ -188,6 +188,13 @@ def checked(name: str, *needs: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def inside(name: str, of: str, **more: Any) -> dict[str, Any]:
+    """A container with a health check that has the network of another one's, and waits for that to be healthy."""
+    needs = [{"service": of, "condition": "healthy", "restart": True}]
+    container = {"runtime": "docker", "image": f"{name}:1", "network_mode": f"service:{of}", "command": None}
+    return checked(name) | {"depends_on": needs, **container, **more}
+
+
 def every(interval_s: float, **more: Any) -> dict[str, Any]:
     """A health check at that interval."""
     return {"type": "exec", "test": ["true"], "interval": interval_s, "timeout": 0.5, "retries": 2, "start_period": 0.0,

@@ -50,6 +50,8 @@ def _told(operation: Operation, world: World, change: dict[str, Any], told: dict
         wrong.append(f"is {instance.phase.value}")
     elif instance.alive and not restarts and (told["runs"] == "old") != old:
         wrong.append(f"runs as {instance.spec_hash}")
+    elif restarts and told["runs"] == "new" and old and (operation.compensation or {})["direction"] == "back":
+        wrong.append("was taken back, and is said to be new")
     if operation.status == OperationStatus.COMPLETED and old and not restarts:
         wrong.append("was not updated")
     if told["unavailable_s"] is None and instance.alive and operation.status == OperationStatus.COMPLETED:
