@@ -90,7 +90,7 @@ def carry_out(context: Context, operation: Operation, claim: Claim, journal: Jou
         if parameters.get("dry_run"):
             journal.finish(OperationStatus.COMPLETED, {"plan": guarded.plan.as_dict(journal.expected(guarded.plan))})
             return
-        journal.begin(guarded.plan)
+        journal.begin(guarded.plan, done=earlier.done(operation, observed, subject.last_ends))
         outcome = carry(context, operation, claim, journal, subject, guarded.plan, guarded.decision)
         if not starts or not guard.may_plan_again(outcome, subject.by_id, tries):
             break

@@ -30,9 +30,16 @@ def run(operation: Operation, observed: ObservedState, last_ends: Mapping[str, d
     halfway = {
         each
         for each in _of(operation, Action.START, StepStatus.RUNNING)
-        if (end := observed.of(each).ended_at) is None or end != last_ends.get(each)
+        if _ran(observed.of(each), last_ends.get(each))
     }
     return {*_of(operation, Action.START, StepStatus.COMPLETED), *halfway}
+
+
+def done(operation: Operation, observed: ObservedState, last_ends: Mapping[str, datetime | None]) -> set[str]:
+    """The steps that were done, of an operation that is to be cancelled: it does none of them again."""
+    completed = {step.id for step in operation.steps if step.status == StepStatus.COMPLETED}
+    stopped = {f"{Action.STOP}:{each}" for each in restarted(operation, observed) - stopped_or_begun(operation)}
+    return completed | stopped | {f"{Action.START}:{each}" for each in run(operation, observed, last_ends)}
 
 
 def unready(operation: Operation) -> set[str]:
@@ -42,6 +49,12 @@ def unready(operation: Operation) -> set[str]:
 
 def _of(operation: Operation, action: Action, *statuses: StepStatus) -> Iterator[str]:
     return (step.target for step in operation.steps if step.action == action and step.status in statuses)
+
+
+def _ran(instance: Instance, last_end: datetime | None) -> bool:
+    if instance.phase is Phase.EXITED:
+        return instance.ended_at is None or instance.ended_at != last_end
+    return instance.alive
 
 
 def _is_down(instance: Instance) -> bool:

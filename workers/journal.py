@@ -65,9 +65,10 @@ class Journal:
             self._ended.add(step_id)
             operation.progress = max(operation.progress, percent(self._weights, self._ended))
 
-    def begin(self, plan: Plan, decision: Mapping[str, Any] | None = None) -> None:
+    def begin(self, plan: Plan, decision: Mapping[str, Any] | None = None, done: Collection[str] = frozenset()) -> None:
         """Write the plan's steps. What an earlier attempt had begun and this plan no longer needs was done.
 
+        `done` are steps that were done: if the operation was cancelled, nobody does them again, and they are told.
         `decision` is kept with the operation: whoever takes over goes on with it.
         """
         planned = {step.id for step in plan.steps}
@@ -84,8 +85,9 @@ class Journal:
             position = len(known)
             for step in plan.steps:
                 if (again := known.get(step.id)) is not None:
-                    if operation.cancel_requested_at is not None and again.status == StepStatus.COMPLETED.value:
-                        continue  # it will not be done again, and it was done
+                    if operation.cancel_requested_at is not None and step.id in done:
+                        again.status, again.ended_at = StepStatus.COMPLETED.value, again.ended_at or now()
+                        continue
                     again.status, again.error, again.ended_at = StepStatus.PENDING.value, None, None
                     again.depends_on, again.cause = list(step.depends_on), step.cause
                     continue

@@ -72,10 +72,10 @@ def test_a_removal_that_finds_nothing_to_do_takes_the_networks_along_though_it_i
     operation_id = kit.ask("remove", "shop")
     begin = Journal.begin
 
-    def begun(journal, plan, *more):
-        begin(journal, plan, *more)
+    def begun(journal, plan, **more):
+        begin(journal, plan, **more)
         _cancel(kit, operation_id)
-        begin(journal, plan, *more)  # it learns of a cancel as it writes
+        begin(journal, plan, **more)  # it learns of a cancel as it writes
 
     monkeypatch.setattr(Journal, "begin", begun)
     ended = kit.run(operation_id)

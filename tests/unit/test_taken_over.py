@@ -186,3 +186,18 @@ def test_a_cancel_of_what_was_handed_back_halfway_takes_it_back(kit, monkeypatch
     assert ended.status == "cancelled"
     assert (kit.memory.observe()["shop-db"].ref, kit.memory.observe()["shop-db"].alive) == (before.ref, True)
     assert kit.locks() == []
+
+
+def test_what_a_cancelled_start_had_done_is_in_its_list_though_its_worker_could_not_write_it(kit, monkeypatch):
+    kit.group("shop", plain("job", restart_policy="no"))
+    kit.memory.behave("shop-job", Behaviour(ends_with=0))
+    operation_id = kit.ask("start")
+    _dies_after(kit, monkeypatch, "start", operation_id)
+    with kit.record.write() as session:
+        operation_requests.cancel(session, operations.get(session, operation_id))
+
+    ended = _again(kit, operation_id)
+
+    assert ended.status == "cancelled"
+    assert status(ended)["start:shop-job"] == "completed"
+    assert kit.memory.calls.count(("start", "shop-job")) == 1

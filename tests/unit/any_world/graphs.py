@@ -24,7 +24,7 @@ VERSIONS: dict[str, dict[str, Any]] = {
     "ends": {"ends_with": 1},
     "refused": {"fail_on": {"start": StartFailed("no such program")}},
     "not made": {"fail_on": {"replace": StartFailed("the image is gone")}},
-    "slow": {"delay_s": 0.003},
+    "slow": {"delay_s": 0.02},
 }
 _CHANGE = st.tuples(PLACE, st.sampled_from([*VERSIONS, "port", "port"]))
 CHANGES = st.lists(_CHANGE, min_size=1, max_size=3, unique_by=lambda each: each[0])
@@ -57,7 +57,7 @@ FATE = st.dictionaries(
 )
 FAULTS: dict[str, dict[str, Any]] = {
     "ill": {"unhealthy": True},
-    "slow": {"delay_s": 0.003},
+    "slow": {"delay_s": 0.02},
     "crashes": {"ends_with": 1},
     "does not stop": {"fail_on": {"stop": StartFailed("it does not end")}},
     "is not made": {"fail_on": {"create": StartFailed("no room")}},
@@ -67,7 +67,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "is well": {},
 }
 BEFALLS = st.sampled_from(
-    ["end", "end", "by hand", "removed", "cancel", "reach", "wiped", "reboot", "worker", "worker", *FAULTS]
+    ["end", "end", "by hand", "removed", "cancel", "reach", "wiped", "reboot", "deadly", "worker", "worker", *FAULTS]
 )
 
 

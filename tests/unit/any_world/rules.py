@@ -131,6 +131,8 @@ class AnyWorld(RuleBasedStateMachine):
             self.world.crew.messages()
         elif fault == "reboot":
             self.world.crew.reboot()
+        elif fault == "deadly":
+            self._is_deadly()
         elif fault == "worker":
             self.world.crew.restart_one()
         else:
@@ -143,6 +145,12 @@ class AnyWorld(RuleBasedStateMachine):
         self.world.crew.pass_time(seconds)
         self.world.crew.tick()
         self.world.deliver()
+
+    def _is_deadly(self) -> None:
+        """One worker after the other dies of what there is to do."""
+        for _ in range(7):
+            self.world.deliver({5: die})
+            self.world.crew.restart_one()
 
     def _change(self, place: int, how: str) -> None:
         service = self.world.service(place)
