@@ -27,11 +27,8 @@ def restarted(operation: Operation, observed: ObservedState) -> set[str]:
 
 def run(operation: Operation, observed: ObservedState, last_ends: Mapping[str, datetime | None]) -> set[str]:
     """What was started. `last_ends` are the ends that are on record: what ended then has not been started since."""
-    halfway = {
-        each
-        for each in _of(operation, Action.START, StepStatus.RUNNING)
-        if _ran(observed.of(each), last_ends.get(each))
-    }
+    begun = _of(operation, Action.START, StepStatus.RUNNING)
+    halfway = {each for each in begun if _ran(observed.of(each), last_ends.get(each))}
     return {*_of(operation, Action.START, StepStatus.COMPLETED), *halfway}
 
 
