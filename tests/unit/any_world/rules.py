@@ -132,7 +132,7 @@ class AnyWorld(RuleBasedStateMachine):
         elif fault == "reboot":
             self.world.crew.reboot()
         elif fault == "deadly":
-            self._is_deadly()
+            self._is_deadly(place)
         elif fault == "worker":
             self.world.crew.restart_one()
         else:
@@ -146,8 +146,9 @@ class AnyWorld(RuleBasedStateMachine):
         self.world.crew.tick()
         self.world.deliver()
 
-    def _is_deadly(self) -> None:
-        """One worker after the other dies of what there is to do."""
+    def _is_deadly(self, place: int) -> None:
+        """One worker after the other dies of what is asked for."""
+        self.world.people.ask("restart" if place % 2 else "update", "group", place)
         for _ in range(7):
             self.world.deliver({5: die})
             self.world.crew.restart_one()
