@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from bus.process_identity import boot_id, is_alive, registered
+from cli.local import process_manager
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,7 +153,8 @@ def test_up_in_the_background_says_where_everything_is_and_down_leaves_nothing(h
     assert stat.S_IMODE((home.path / "run" / "supervisor.sock").stat().st_mode) == 0o600
     started = time.monotonic()
     down = home.run("down")
-    assert time.monotonic() - started < 3
+    # Nobody had to be killed. The time itself is measured by the benchmark `start_up`.
+    assert time.monotonic() - started < process_manager._STOP_WAIT_S
     assert down.returncode == 0
     assert "shop-web" in down.stdout
     assert not any(map(is_alive, running.values()))
