@@ -102,7 +102,7 @@ def _service(draw, made):
         group, provider = made[place]
         body["depends_on"].append(
             {"service": f"{group}/{provider['name']}", "condition": draw(_condition(provider)),
-             "required": draw(st.integers(0, 5)) > 0, "restart": draw(st.integers(0, 2)) == 0})  # fmt: skip
+             "required": draw(st.integers(0, 5)) > 0, "restart": draw(st.booleans())})  # fmt: skip
     return body
 
 

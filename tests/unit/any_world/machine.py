@@ -31,7 +31,8 @@ class Machine:
         self._clock = clock
         self._record = record
         self.memories = {kind: InMemory(clock.now) for kind in ("docker", "process")}
-        self.unreachable: set[str] = set()
+        # How many more calls an engine does not answer.
+        self.unreachable: dict[str, int] = {}
         self.happened: list[tuple[str, str, str | None]] = []
         self.wrong: list[str] = []
         self.runtime_of: dict[str, str] = {}
@@ -137,8 +138,15 @@ class Machine:
             memory.seen_as = Sighting(f"boot-{self._boots}", self._clock.now())
         self._strangers = self._let_in_strangers()
 
+    def go_away(self, service_id: str, calls: int) -> None:
+        """The engine of a service answers none of the next calls."""
+        self.unreachable[self.runtime_of[service_id]] = calls
+
     def reach(self, kind: str) -> None:
-        if kind in self.unreachable:
+        with self._guard:
+            left = self.unreachable.get(kind, 0)
+            self.unreachable[kind] = max(0, left - 1)
+        if left:
             raise EngineUnreachable("the engine does not answer", hint="start it")
 
     # What workers do to it

@@ -84,6 +84,9 @@ class AnyWorld(RuleBasedStateMachine):
     @_told
     def renew(self, changed, of, ways, fate):
         """New versions of what runs, in most worlds, and an update to them."""
+        self._renew(changed, of, ways, fate)
+
+    def _renew(self, changed, of, ways, fate):
         if self.world.crew.waits_for_work():
             self.world.deliver()
         if "afresh" not in ways:
@@ -93,6 +96,13 @@ class AnyWorld(RuleBasedStateMachine):
             self._change(*change)
         self.world.people.ask("update", of, changed[0][0], ways)
         self.world.deliver({number: self._fate(*each) for number, each in fate.items()})
+
+    @rule(changed=CHANGES, ways=WAYS, fate=FATE)
+    @_told
+    def renew_all(self, changed, ways, fate):
+        """The same, of everything, whose faults are forgotten before."""
+        self.world.machine.recover()
+        self._renew(changed, "groups", ways, fate)
 
     @rule(changed=CHANGES)
     @_told
@@ -110,6 +120,7 @@ class AnyWorld(RuleBasedStateMachine):
     @_told
     def ask_each(self, asked, fate, cancels=None):
         self.world.people.ask_each(*asked)
+        self.nothing_is_wrong()
         if cancels is not None:
             self.world.cancel(cancels)
         self.world.deliver({number: self._fate(*each) for number, each in fate.items()})
@@ -125,8 +136,7 @@ class AnyWorld(RuleBasedStateMachine):
         elif fault == "cancel":
             self.world.cancel(place)
         elif fault == "reach":
-            kind = machine.runtime_of[service]
-            (machine.unreachable.discard if kind in machine.unreachable else machine.unreachable.add)(kind)
+            machine.go_away(service, 1 + 3 * place)
         elif fault == "wiped":
             self.world.crew.messages()
         elif fault == "reboot":
@@ -170,7 +180,7 @@ class AnyWorld(RuleBasedStateMachine):
             "cancel": lambda _worker: world.cancel(place),
             "end": lambda _worker: machine.end(service, place % 2),
             "hold": lambda _worker: machine.hold(service),
-            "unreachable": lambda _worker: machine.unreachable.add(machine.runtime_of[service]),
+            "unreachable": lambda _worker: machine.go_away(service, 1 + 3 * place),
         }
         return acts.get(what) or (lambda _worker: machine.behave(service, **FAULTS[what]))
 
