@@ -70,9 +70,11 @@ class World:
         for number in range(_ROUNDS):
             self.crew.pass_time(7.0 if in_vain < 3 else 61.0)
             self.crew.tick()
+            quiet = not self.people.active() and not self.crew.waits_for_work()
             self.deliver()
             now_left = self.people.active()
             in_vain = in_vain + 1 if now_left == left else 0
             left = now_left
-            if in_vain > _IN_VAIN or (number > 2 and not left and not self.crew.waits_for_work()):
+            # What operations hold no collector looks at: the last tick is one at which nothing is held.
+            if in_vain > _IN_VAIN or (number > 2 and quiet and not left):
                 return
