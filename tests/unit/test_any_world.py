@@ -14,4 +14,4 @@ from tests.unit.any_world.again import explore
 
 @pytest.mark.timeout(300)
 def test_in_any_world_what_must_hold_holds():
-    explore(int(os.environ.get("CLOS_WORLDS", "40")))
+    explore(int(os.environ.get("CLOS_WORLDS", "30")))
