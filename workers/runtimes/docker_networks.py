@@ -23,6 +23,7 @@ from workers.runtimes.docker_endpoints import Joined
 from workers.runtimes.docker_errors import reason, status
 from workers.runtimes.docker_names import Marks, slug
 from workers.runtimes.docker_network_names import Wanted, only_joined, wanted
+from workers.runtimes.fence import on_whose_behalf
 
 log = structlog.get_logger()
 # How often one is made again that another process took for unused.
@@ -56,7 +57,7 @@ class Networks:
         # Networks for which a container is being made just now: they stay, though none uses them yet.
         self._awaited: Counter[str] = Counter()
         # What was seen of a network a moment ago, by its name: until when that counts, as what, and its id.
-        self._seen: dict[str, tuple[float, Wanted, str]] = {}
+        self._seen: dict[str, tuple[float, object, Wanted, str]] = {}
 
     @contextmanager
     def held(self, spec: ServiceSpec) -> Iterator[dict[str, Joined]]:
@@ -121,12 +122,13 @@ class Networks:
 
     def _ensure(self, name: str, network: Wanted) -> str:
         with self._lock:
-            until, as_what, network_id = self._seen.get(name, (0.0, None, ""))
-            # A group of thirty asks thirty times at once. One that another process removes meanwhile is missed by the
-            # start, which makes its container anew.
-            if time.monotonic() >= until or as_what != network:
+            whose = on_whose_behalf()
+            until, by, as_what, network_id = self._seen.get(name, (0.0, None, None, ""))
+            # A group of thirty asks thirty times at once. What an earlier operation saw does not count: another process
+            # may have removed it since, and a container made on it would have to be made twice.
+            if whose is None or by is not whose or time.monotonic() >= until or as_what != network:
                 network_id = self._have(name, network)
-                self._seen[name] = time.monotonic() + _SEEN_S, network, network_id
+                self._seen[name] = time.monotonic() + _SEEN_S, whose, network, network_id
             return network_id
 
     def _have(self, name: str, network: Wanted) -> str:

@@ -22,6 +22,11 @@ def guarded(look: Callable[[], None]) -> Iterator[None]:
         _look.reset(token)
 
 
+def on_whose_behalf() -> object | None:
+    """What tells the steps of one operation from those of another; None outside of steps."""
+    return _look.get()
+
+
 def before_effect() -> None:
     """Called by runtimes right before an effect."""
     if (look := _look.get()) is not None:
