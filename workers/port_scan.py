@@ -1,5 +1,6 @@
 """One look at the host's ports: sockets and containers at the same time, then into the record."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,9 @@ from workers.runtimes.sockets import SocketsUnseen
 log = structlog.get_logger()
 # A look waits so long for the engine. It knows its answer within 0.1 s, or hangs.
 _ENGINE_LIMIT_S = 5.0
+# The engine lists a container's ports a moment after it has bound them, a loaded one later.
+_UNLISTED_LIMIT_S = 2.0
+_UNLISTED_PAUSE_S = 0.05
 
 
 def look(context: Context, port: int | None = None, protocol: str | None = None) -> PortFacts:
@@ -132,11 +136,23 @@ def _probe(host_ip: str, port: int, protocol: str) -> tuple[str, str | None]:
 
 def holders_now(context: Context, host_ip: str, protocol: str, port: int) -> list[dict[str, Any]]:
     """Who stands in the way of a bind there at this moment, with containers and services by their names."""
-    found = look(context, port, protocol)
+    found = _listed(context, host_ip, protocol, port)
     with context.record.read() as session:
         called = registry_verdicts.names(session, {each.service_id for each in found.listeners if each.service_id})
         shown = decide.holders(host_ip, protocol, port, found, called, context.own_ports)
         return registry_verdicts.dated(session, shown)
+
+
+def _listed(context: Context, host_ip: str, protocol: str, port: int) -> PortFacts:
+    """A look in which what the engine's proxies stand for has a name: a container that starts just now gets it late."""
+    give_up_at = time.monotonic() + _UNLISTED_LIMIT_S
+    while True:
+        found = look(context, port, protocol)
+        there = decide.in_the_way(host_ip, protocol, port, found)
+        nameless = any(decide.is_proxy(each) and not each.container_id for each in there)
+        if not nameless or "containers" in found.unseen or time.monotonic() >= give_up_at:
+            return found
+        time.sleep(_UNLISTED_PAUSE_S)
 
 
 def blocking_now(context: Context, host_ip: str, protocol: str, port: int) -> dict[str, Any]:

@@ -210,17 +210,20 @@ def main() -> int:
     asked, chosen = _asked()
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(2**31)
     print(f"seed {seed}, {asked.rounds} rounds", flush=True)
-    failed = []
+    failed: list[Line] = []
     if why := missing("docker"):
         left_out = [name for name in chosen if "docker" in name]
         chosen = [name for name in chosen if name not in left_out]
         for name in left_out:
             print(json.dumps({"campaign": name, "left_out": why}), flush=True)
-        failed += left_out if os.environ.get("CI") == "true" else []
+            failed += [{"campaign": name, "left_out": why}] if os.environ.get("CI") == "true" else []
     for line in _lines(chosen, asked.rounds, seed, asked.jobs):
         print(json.dumps(line), flush=True)
-        failed += [] if line["ok"] else [str(line["campaign"])]
-    print("failed: " + ", ".join(failed) if failed else "all held")
+        failed += [] if line["ok"] else [line]
+    # Once more, since of a long log often only the end is kept.
+    for line in failed:
+        print(f"failed: {json.dumps(line)}")
+    print("failed: " + ", ".join(str(line["campaign"]) for line in failed) if failed else "all held")
     return 1 if failed else 0
 
 

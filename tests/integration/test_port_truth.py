@@ -28,6 +28,7 @@ from tests.waiting import wait_until
 from workers import port_scan
 from workers.context import Context
 from workers.runtimes import listeners, sockets
+from workers.runtimes.docker_bindings import Published
 from workers.runtimes.docker_engine import DockerEngine
 from workers.runtimes.host_process import HostProcess
 
@@ -282,6 +283,22 @@ def test_the_holder_of_a_published_port_is_the_container_and_never_the_engines_p
     assert {each["kind"] for each in named} == {"container"}
     assert "docker-proxy" not in str(named)
     assert "docker-proxy" not in str(world.check(port))
+
+
+def test_a_container_whose_port_the_engine_lists_late_is_waited_for_and_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    made = world.container(ports={"80/tcp": ("127.0.0.1", port)})
+    lists, looks = world.engine.bindings, []
+
+    def late(limit_s: float) -> Published:
+        looks.append(limit_s)
+        return lists(limit_s) if len(looks) > 2 else Published()
+
+    monkeypatch.setattr(world.engine, "bindings", late)
+    [holder] = port_scan.holders_now(world.context, "127.0.0.1", "tcp", port)
+    assert (holder["kind"], holder["name"], len(looks)) == ("container", made.name, 3)
 
 
 def test_the_holder_of_an_own_containers_port_is_the_service(world: World) -> None:
