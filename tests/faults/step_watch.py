@@ -73,7 +73,9 @@ class EngineLog:
         self._stream: Any = self._client.api.events(
             decode=True, filters={"label": f"clos.instance={instance_id}", "type": "container"}
         )
-        self._seen: list[tuple[str, str]] = []
+        # When by the engine's clock, which is the host's, what, and of which service.
+        self._seen: list[tuple[int, str, str]] = []
+        self._since_ns = 0
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -81,14 +83,17 @@ class EngineLog:
         with contextlib.suppress(Exception):  # its end is the connection's
             for event in self._stream:
                 service = event["Actor"]["Attributes"].get("clos.service", "")
-                self._seen.append((event["Action"], service.partition("-")[2]))
+                self._seen.append((int(event["timeNano"]), event["Action"], service.partition("-")[2]))
 
     def count(self, action: str) -> Counter[str]:
         """How often each service's container was created, started, …: the engine's word."""
-        return Counter(service for what, service in list(self._seen) if what == action)
+        return Counter(
+            service for at_ns, what, service in list(self._seen) if what == action and at_ns >= self._since_ns
+        )
 
     def clear(self) -> None:
-        self._seen.clear()
+        """Forget what has happened until now, also what of it is still on its way here."""
+        self._since_ns = time.time_ns()
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
