@@ -10,6 +10,7 @@ from sqlalchemy import BindParameter, ColumnElement, Row, Select, bindparam, sel
 from sqlalchemy.orm import Session
 
 from domain import graph
+from domain.container import services_lived_in
 from domain.errors import GroupNotFound
 from models.base import table_of
 from models.groups import Group
@@ -33,6 +34,14 @@ _NEEDED = _reach(_services.c.id.in_(_roots), _needs.c.service_id, _needs.c.depen
 _NEEDED_BY_GROUPS = _reach(_services.c.group_name.in_(_roots), _needs.c.service_id, _needs.c.depends_on)
 _NEEDING = _reach(_services.c.id.in_(_roots), _needs.c.depends_on, _needs.c.service_id)
 _FOLLOWING = _reach(_services.c.id.in_(_roots), _needs.c.depends_on, _needs.c.service_id, _needs.c.restart)
+# Who needs one of these directly, and as what; only a service of the same group can be lived in.
+_other = _services.alias("other")
+_NEEDING_ONE = (
+    select(_services.c.id, _services.c.container, _services.c.network_mode, _other.c.name)
+    .join(_needs, _needs.c.service_id == _services.c.id)
+    .join(_other, (_other.c.id == _needs.c.depends_on) & (_other.c.group_name == _services.c.group_name))
+    .where(_other.c.id.in_(_roots))
+)
 _GROUP_NEEDS = select(_groups.c.name, _groups.c.dependencies).where(_groups.c.name.in_(_roots))
 _ALL_GROUP_NEEDS = select(_groups.c.name, _groups.c.dependencies).where(_groups.c.dependencies.is_not(None))
 
@@ -78,8 +87,18 @@ def _groups_needing(session: Session, names: Collection[str]) -> set[str]:
 
 
 def following(session: Session, roots: Collection[str]) -> set[str]:
-    """Who asks to be restarted with one of these services (`restart: true`), however far, without them."""
-    return {row.id for row in _rows(session, _FOLLOWING, roots)} - set(roots)
+    """Who is restarted with one of these services, however far, without them: who asks for it (`restart: true`), and
+    who lives in its container, whatever it asks for."""
+    found, new = set[str](), set(roots)
+    while new:
+        found |= new
+        new = ({row.id for row in _rows(session, _FOLLOWING, new)} | _residents(session, new)) - found
+    return found - set(roots)
+
+
+def _residents(session: Session, of: Collection[str]) -> set[str]:
+    rows = session.execute(_NEEDING_ONE, {"roots": list(of)})
+    return {row.id for row in rows if row.name in services_lived_in(row.container or {}, row.network_mode)}
 
 
 def _rows(session: Session, reach: Select[Any], roots: Collection[str]) -> Sequence[Row[Any]]:

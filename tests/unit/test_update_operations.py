@@ -638,6 +638,19 @@ def test_who_lives_in_anothers_container_is_away_from_when_that_one_is_stopped_u
     assert side["unavailable_s"] > web["unavailable_s"]
 
 
+def test_who_lives_in_anothers_container_is_restarted_with_it_also_where_it_does_not_ask_for_it(kit):
+    needs = [{"service": "web", "condition": "healthy"}]
+    last = plain("last") | {"depends_on": [{"service": "side", "condition": "started", "restart": True}]}
+    before = up(kit, WEB, inside("side", "web", depends_on=needs), last, plain("other", "web"))
+    change(kit, "web", image="web:2")
+
+    ended = kit.run(kit.ask("update", only=["shop-web"]))
+
+    assert (ended.status, runs(ended)) == ("completed", {"web": "new", "side": "new", "last": "new"})
+    since = seen(kit)
+    assert [name for name in before if since[name].started_at == before[name].started_at] == ["other"]
+
+
 def test_a_cancel_tells_how_long_who_lives_in_what_went_back_was_away(kit):
     before = up(kit, WEB, inside("side", "web"))
     change(kit, "web", image="web:2")
