@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ _SHORT = 60
 _BY = {"file": "changed in the file", "hand": "changed by hand, kept", "both": "changed in both, the file's is taken"}
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How far an import goes: shown only, unasked, without waiting for its end."""
+
+    dry_run: bool
+    yes: bool
+    no_wait: bool
+
+
 @click.command(name="import", cls=Command)
 @click.argument("path", default=".", type=click.Path(exists=True, path_type=Path))
 @click.option("--name", help="The group's name (default: the project's).")
@@ -33,23 +43,23 @@ _BY = {"file": "changed in the file", "hand": "changed by hand, kept", "both": "
 @click.option("--adopt", is_flag=True, help="Exchange the containers that Compose runs for CLOS's own.")
 @click.option("--v1", "old", is_flag=True, help="Every template of CLOS v1 in CLOS's folder, instead of PATH.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, change nothing.")
+@click.option("--no-wait", is_flag=True, help="Print the operation's id and return.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @pass_invocation
-def import_(
-    invocation: Invocation, path: Path, old: bool, dry_run: bool, yes: bool, given: Sequence[str], **asked: Any
-) -> int:
+def import_(invocation: Invocation, path: Path, old: bool, given: Sequence[str], **asked: Any) -> int:
     """Make a group of a Compose project, or bring one up to date with it.
 
     PATH is a compose file or its folder. The file stays where it is and is never written; read it again with the same
     command. What was changed by hand since stays, unless the file changed it too.
     """
     body = _body(asked, given)
+    how = _How(asked["dry_run"], asked["yes"], asked["no_wait"])
     if not old:
-        return _import(invocation, body | {"path": str(path.resolve())}, dry_run, yes)
+        return _import(invocation, body | {"path": str(path.resolve())}, how)
     found = _templates(invocation.home)
     if not found:
         raise CliError(f"there are no templates in {invocation.home / 'templates'}", USAGE)
-    codes = [_import(invocation, body | {"path": str(file), "name": name}, dry_run, yes) for name, file in found]
+    codes = [_import(invocation, body | {"path": str(file), "name": name}, how) for name, file in found]
     return max(codes)
 
 
@@ -86,23 +96,27 @@ def _variable(text: str) -> tuple[str, str]:
     return name, os.environ[name]
 
 
-def _import(invocation: Invocation, body: dict[str, Any], dry_run: bool, yes: bool) -> int:
+def _import(invocation: Invocation, body: dict[str, Any], how: _How) -> int:
     client, printer = invocation.client, invocation.printer
     planned = quietly(invocation, client.post("/groups/import", body | {"dry_run": True}), _READ_S)
     result = planned.get("result") or {}
-    if dry_run and printer.machine:
+    if how.dry_run and printer.machine:
         printer.document(planned)
         return DONE
     if not printer.machine:
-        _show(invocation, result, bool(body.get("adopt")))
-    if dry_run:
+        _show(invocation, result, bool(body.get("adopt")), how.no_wait)
+    if how.dry_run:
         return DONE
     if _is_empty(result) and not body.get("adopt"):
         printer.say(f"Group {inert(result.get('group'))} is as its file says.")
         return DONE
-    if not yes and invocation.answers:
+    if not how.yes and invocation.answers:
         click.confirm(_question(result, bool(body.get("adopt"))), abort=True, err=True)
-    ended = watch(invocation, client.post("/groups/import", body), WAIT_S)
+    asked = client.post("/groups/import", body)
+    if how.no_wait:
+        printer.data(asked["id"])
+        return DONE
+    ended = watch(invocation, asked, WAIT_S)
     if printer.machine:
         printer.document(ended)
     code = conclude(invocation, ended)
@@ -124,10 +138,12 @@ def _question(result: dict[str, Any], adopt: bool) -> str:
     return f"Do that{', and stop and remove ' + inert(', '.join(removed)) if removed else ''}?"
 
 
-def _show(invocation: Invocation, result: dict[str, Any], adopt: bool) -> None:
+def _show(invocation: Invocation, result: dict[str, Any], adopt: bool, only_id: bool) -> None:
     printer = invocation.printer
+    # Where the answer is to be the operation's id, the difference is a message.
+    tell = printer.say if only_id else printer.data
     for line in lines_of(result, adopt):
-        printer.data(inert(line))
+        tell(inert(line))
     for warning in result.get("warnings") or ():
         printer.say(f"note: {inert(warning)}")
 

@@ -50,6 +50,14 @@ def test_an_import_shows_the_difference_and_then_does_it(clos, run, tmp_path: Pa
     assert "clos update demo" in err
 
 
+def test_without_waiting_the_answer_is_the_operations_id_alone(clos, run, tmp_path: Path) -> None:
+    clos.imported = RESULT
+    code, out, err = run("groups", "import", str(tmp_path), "--yes", "--no-wait")
+    assert (code, len(asked_of(clos)), len(out.split())) == (0, 2, 1)
+    assert out.strip() in clos.operations
+    assert "  + web" in err.splitlines()
+
+
 def test_a_dry_run_asks_once_and_changes_nothing(clos, run, tmp_path: Path) -> None:
     clos.imported = RESULT
     assert run("groups", "import", str(tmp_path), "--dry-run", "--adopt", "--leave-out")[0] == 0
