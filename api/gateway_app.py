@@ -16,7 +16,8 @@ from api.app import bare_app, make_parts
 from api.auth import Principal
 from api.errors import Forbidden, NotAuthenticated, Overloaded
 from api.parts import parts
-from api.v2.stream import CLOSE_FULL, CLOSE_NOT_LOGGED_IN, Farewell, Hub
+from api.v2.hub import Hub
+from api.v2.line import CLOSE_FULL, CLOSE_NOT_LOGGED_IN, Farewell
 from domain.errors import DatabaseBusy
 from settings import Settings
 

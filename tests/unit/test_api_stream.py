@@ -17,8 +17,11 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from api import gateway
 from api.gateway_app import create_gateway
-from api.v2 import stream
-from api.v2.stream import Client, Farewell, Hub, _Unread
+from api.v2 import hub, stream
+from api.v2 import line as wire
+from api.v2.hub import Hub
+from api.v2.line import Farewell, Unread
+from api.v2.stream import Client
 from domain.events import EventType
 from models import events
 from tests.unit.api_kit import PORT, Kit, kit
@@ -377,7 +380,8 @@ def test_a_client_has_at_most_fifty_subscriptions(gate: Gateway, monkeypatch: py
 def test_a_client_that_does_not_read_is_given_up_and_slows_nobody(
     gate: Gateway, client: Socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "STUCK_AFTER_S", 0.2)
+    monkeypatch.setattr(wire, "STUCK_AFTER_S", 0.2)
+    monkeypatch.setattr(hub, "STUCK_AFTER_S", 0.2)
     slow = Socket(gate, sockopt=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)])
     slow.subscribe(events=["operation.*"], group="slow")
     client.subscribe(events=["operation.*"], group="quick")
@@ -467,14 +471,14 @@ def test_metrics_are_dropped_before_anything_that_is_kept(gate: Gateway, line: L
 
 def test_what_a_client_floods_in_is_bounded(gate: Gateway, line: Line) -> None:
     client = wanting(gate, line)
-    unread = client._unread
+    unread = client.line.unread
     for _ in range(200):
         unread.append("{}")
     assert (len(unread), unread.overflown) == (64, True)
     with pytest.raises(Farewell) as caught:
         client._check()
     assert caught.value.code == 4429
-    large = _Unread()
+    large = Unread()
     large.append("x" * (64 * 1024 + 1))
     assert (len(large), large.too_large) == (0, True)
     line.incoming_message_len = 10**6
@@ -502,7 +506,7 @@ def test_a_database_that_is_away_ends_a_socket_only_after_a_while(
 def test_a_line_that_is_full_is_left_without_waiting(
     gate: Gateway, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "STUCK_AFTER_S", 0.05)
+    monkeypatch.setattr(wire, "STUCK_AFTER_S", 0.05)
     client = wanting(gate, line)
     line.sock.setblocking(False)
     with contextlib.suppress(BlockingIOError):
@@ -512,8 +516,8 @@ def test_a_line_that_is_full_is_left_without_waiting(
         client._send({})
     assert caught.value.code == 4429
     began = time.monotonic()
-    client._leave(4429, "too slow")
-    client._hang_up()
+    client.line.leave(4429, "too slow")
+    client.line.hang_up()
     assert line.closed == []
     assert time.monotonic() - began < 1
     line.connected = False
@@ -524,12 +528,12 @@ def test_a_line_that_is_full_is_left_without_waiting(
 def test_a_closed_line_has_no_room(line: Line) -> None:
     line.sock.close()
     with pytest.raises(OSError, match="gone"):
-        stream._has_room(line.sock, 0)
+        wire.has_room(line.sock, 0)
 
 
 def test_a_handler_that_is_stuck_in_a_send_is_cut(gate: Gateway, line: Line) -> None:
     client = wanting(gate, line)
-    client.sending_since = time.monotonic() - stream.STUCK_AFTER_S - 1
+    client.line.sending_since = time.monotonic() - wire.STUCK_AFTER_S - 1
     with gate.hub._lock:
         gate.hub._clients.add(client)
     try:
