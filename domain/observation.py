@@ -36,6 +36,8 @@ class Instance:
     oom_killed: bool = False
     # What a container was made from, under the name that it was given.
     image: str | None = None
+    # A container's own in its first network: what runs on the engine's machine reaches it there.
+    address: str | None = None
     # It ended, but processes that it had started live on.
     leftovers: bool = False
     # It was stopped or killed from outside; only to be relied on where no operation of ours did so.

@@ -78,8 +78,14 @@ def instance_of(inspected: Mapping[str, Any], marks: Marks) -> Instance:
         health=HealthStatus(health) if health in set(HealthStatus) and not ended else HealthStatus.NONE,
         oom_killed=bool(state.get("OOMKilled")),
         image=(inspected.get("Config") or {}).get("Image"),
+        address=_address(inspected.get("NetworkSettings") or {}) if not ended else None,
         detail=_detail(state),
     )
+
+
+def _address(settings: Mapping[str, Any]) -> str | None:
+    endpoints = (settings.get("Networks") or {}).values()
+    return next((str(each["IPAddress"]) for each in endpoints if each.get("IPAddress")), None)
 
 
 def _detail(state: Mapping[str, Any]) -> str | None:

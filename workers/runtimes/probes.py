@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from domain.errors import ClosError
 from domain.observation import Instance
 from domain.specs import CheckType, HealthCheck, PortRequest, ServiceSpec
+from workers.runtimes.docker_listening import listens
 from workers.runtimes.protocol import Runtime
 
 READY_LIMIT_S = 1.0
@@ -77,7 +78,7 @@ def default_ready(spec: ServiceSpec, runtime: Runtime, instance: Instance) -> Pr
             return _simulated(runtime, spec)
         ports = [p for p in spec.ports if p.host_port is not None and p.protocol == "tcp"]
         for port in ports:
-            _connect_to(port, runtime, deadline)
+            _connect_to(port, runtime, deadline, instance)
         return "listening on " + ", ".join(str(p.host_port) for p in ports) if ports else "running"
 
     return _timed(READY_LIMIT_S, look)
@@ -147,10 +148,10 @@ def _port(spec: ServiceSpec, name: str | None) -> PortRequest:
 # Sockets
 
 
-def _connect_to(port: PortRequest, runtime: Runtime, deadline: _Deadline) -> None:
+def _connect_to(port: PortRequest, runtime: Runtime, deadline: _Deadline, instance: Instance | None = None) -> None:
     host = _WILDCARDS.get(port.host_ip, port.host_ip)
     with _connect(host, port.host_port or 0, deadline) as connection:
-        if runtime.kind != "docker":
+        if runtime.kind != "docker" or (instance and listens(instance, port.container_port or port.host_port or 0)):
             return
         connection.settimeout(min(_PROXY_GRACE_S, deadline.left_s()))
         try:
