@@ -63,6 +63,9 @@ class Executor:
         self._observer = observer
         self._parallel = parallel
         self._step_timeout_s = step_timeout_s
+        # What waits for one step of the same target and for nothing else is begun as that one ends.
+        self._next = {each.depends_on[0]: each for each in plan.steps if _only_waits_for_its_own(each)}
+        self._waiting = 0
 
     def run(self, deadline: float) -> Outcome:
         """Do all steps. `deadline` is on the monotonic clock.
@@ -72,9 +75,10 @@ class Executor:
             DatabaseBusy, SQLAlchemyError: the same, because what was done could not be written down.
         """
         outcome = Outcome()
-        running: dict[Future[Done], Step] = {}
+        running: dict[Future[Step | None], Step] = {}
         begun: set[str] = set()
-        with ThreadPoolExecutor(self._parallel * (1 + _WAITS_PER_STEP), "clos-step") as pool:
+        # Each step that does something may become one more wait than there is room for (`_following`).
+        with ThreadPoolExecutor(self._parallel * (2 + _WAITS_PER_STEP), "clos-step") as pool:
             try:
                 while True:
                     self._skip_blocked(begun, outcome)
@@ -82,7 +86,10 @@ class Executor:
                     if not running:
                         return outcome
                     for future in wait(running, _LOOK_UP_S, FIRST_COMPLETED).done:
-                        self._record(running.pop(future), future, outcome)
+                        following = self._record(running.pop(future), future, outcome)
+                        if following is not None:
+                            begun.add(following.id)
+                            running[pool.submit(self._one, following, deadline, True)] = following
             except BaseException:
                 # Every wait inside a step looks at the claim, so these end by themselves.
                 self._claim.lost.set()
@@ -92,7 +99,7 @@ class Executor:
     def _begin_ready(
         self,
         pool: ThreadPoolExecutor,
-        running: dict[Future[Done], Step],
+        running: dict[Future[Step | None], Step],
         begun: set[str],
         outcome: Outcome,
         deadline: float,
@@ -101,7 +108,7 @@ class Executor:
         if self._claim.cancelled.is_set():
             outcome.cancelled = True
             return
-        waiting = sum(step.action in WAITS for step in running.values())
+        self._waiting = waiting = sum(step.action in WAITS for step in running.values())
         room = {True: self._parallel * _WAITS_PER_STEP - waiting, False: self._parallel - len(running) + waiting}
         for step in ready(self._plan.steps, outcome.completed, outcome.lost, begun):
             waits = step.action in WAITS
@@ -111,21 +118,33 @@ class Executor:
             begun.add(step.id)
             running[pool.submit(self._one, step, deadline)] = step
 
-    def _one(self, step: Step, deadline: float) -> Done:
-        if time.monotonic() >= deadline:
-            raise TimedOut("the operation's time was up before this step", hint="give it a longer timeout")
-        self._journal.started(step)
+    def _one(self, step: Step, deadline: float, begun: bool = False) -> Step | None:
+        """Do a step that is on record as begun, or is put there now. The next one, if that is on record as begun."""
+        if not begun:
+            if time.monotonic() >= deadline:
+                raise TimedOut("the operation's time was up before this step", hint="give it a longer timeout")
+            self._journal.started(step)
         self._claim.check_waiting()  # a cancel that the journal saw just now
         began = time.monotonic()
         done = self._within_its_time(step, deadline)
-        self._journal.completed(step, done.instance, done.health, done.references)
+        following = self._following(step, deadline)
+        goes_on = self._journal.completed(step, done.instance, done.health, done.references, following=following)
         log.info(
             "step.completed",
             operation_id=self._claim.operation_id,
             step=step.id,
             duration_ms=round((time.monotonic() - began) * 1000, 1),
         )
-        return done
+        return following if goes_on else None
+
+    def _following(self, step: Step, deadline: float) -> Step | None:
+        """The step that has waited for this one only: one write ends this and begins that."""
+        found = self._next.get(step.id)
+        over = self._claim.lost.is_set() or self._claim.stopping.is_set() or self._claim.cancelled.is_set()
+        if found is None or over or time.monotonic() >= deadline:
+            return None
+        room = found.action not in WAITS or self._waiting < self._parallel * _WAITS_PER_STEP
+        return found if room else None
 
     def _within_its_time(self, step: Step, deadline: float) -> Done:
         if self._step_timeout_s is None or time.monotonic() + self._step_timeout_s >= deadline:
@@ -141,23 +160,25 @@ class Executor:
                 **{name: value for name, value in late.facts.items() if name not in ("step", "step_timeout")},
             ) from late
 
-    def _record(self, step: Step, future: "Future[Done]", outcome: Outcome) -> None:
+    def _record(self, step: Step, future: "Future[Step | None]", outcome: Outcome) -> Step | None:
+        """Note how a step ended. The one that was begun as it did."""
         refusal = future.exception()
         if refusal is None:
             outcome.completed.add(step.id)
-            return
+            return future.result()
         if isinstance(refusal, ClaimLost | Stopping | DatabaseBusy | SQLAlchemyError):
             # An unwritten step is no failed step: whoever continues looks at the world again.
             raise refusal
         if isinstance(refusal, Cancelled):
             outcome.cancelled = True  # it only waited; `finish` marks it skipped
-            return
+            return None
         if not isinstance(refusal, ClosError):
             log.error("step.broke", operation_id=self._claim.operation_id, step=step.id, exc_info=refusal)
             refusal = StartFailed(f"{step.id} broke: {refusal}", hint="this is a defect of CLOS: see the worker's log")
         outcome.failed[step.id] = refusal
         log.info("step.failed", operation_id=self._claim.operation_id, step=step.id, code=refusal.code)
         self._journal.failed(step, refusal, self._last_look(step))
+        return None
 
     def _last_look(self, step: Step) -> Instance | None:
         looked_at = (Action.START, Action.STOP, Action.RESTORE, Action.WITHDRAW, *WAITS)
@@ -191,3 +212,7 @@ class Executor:
                 error = died(spec, self._steps.runtime_of(step.target), instance)
                 outcome.failed[step.id] = error
                 self._journal.failed(step, error, instance)
+
+
+def _only_waits_for_its_own(step: Step) -> bool:
+    return len(step.depends_on) == 1 and step.depends_on[0].partition(":")[2] == step.target

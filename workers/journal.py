@@ -126,15 +126,18 @@ class Journal:
 
     def started(self, step: Step) -> None:
         """A step runs now."""
-        with self._record.write() as session:
-            operation = self._held(session)
-            row = self._row_of(session, step)
-            row.status, row.started_at = StepStatus.RUNNING.value, now()
-            operation.current_step = step.id
-            if (status := _SERVICE_WHILE.get(step.action)) is not None:
-                service_rows.set_status(session, operation, step.target, status, step.cause, waiting=[])
-            operations.progress(session, operation, _shown(row))
+        # Each row is loaded by its key, once: nothing that is read here hangs on what was not flushed yet.
+        with self._record.write() as session, session.no_autoflush:
+            self._begin_step(session, self._held(session), step)
         self._feed.wake(ends=False)
+
+    def _begin_step(self, session: Session, operation: Operation, step: Step) -> None:
+        row = self._row_of(session, step)
+        row.status, row.started_at = StepStatus.RUNNING.value, now()
+        operation.current_step = step.id
+        if (status := _SERVICE_WHILE.get(step.action)) is not None:
+            service_rows.set_status(session, operation, step.target, status, step.cause, waiting=[])
+        operations.progress(session, operation, _shown(row))
 
     def completed(
         self,
@@ -142,9 +145,11 @@ class Journal:
         instance: Instance | None = None,
         health: HealthStatus | None = None,
         references: Mapping[str, str] | None = None,
-    ) -> None:
-        """A step is done; `instance` is what its runtime showed then, `references` what its references meant."""
-        with self._record.write() as session:
+        following: Step | None = None,
+    ) -> bool:
+        """A step is done; `instance` is what its runtime showed then, `references` what its references meant. Whether
+        `following` runs now: not where somebody has asked for the operation's end meanwhile."""
+        with self._record.write() as session, session.no_autoflush:
             operation = self._held(session)
             row = self._row_of(session, step)
             row.status, row.ended_at = StepStatus.COMPLETED.value, now()
@@ -156,7 +161,11 @@ class Journal:
             if references is not None and (service := service_rows.row_of(session, step.target)) is not None:
                 service.resolved_references = dict(references) or None
             operations.progress(session, operation, _shown(row))
+            goes_on = following is not None and operation.cancel_requested_at is None
+            if following is not None and goes_on:
+                self._begin_step(session, operation, following)
         self._feed.wake(ends=False)
+        return goes_on
 
     def failed(self, step: Step, error: ClosError, instance: Instance | None = None) -> None:
         """A step failed; its service says so."""

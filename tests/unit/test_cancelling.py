@@ -34,16 +34,29 @@ def _cancel(kit, operation_id):
 
 
 def _cancel_at(kit, monkeypatch, operation_id, when, place):
-    """Ask for the end when the step of that place has `started` or is `completed`."""
-    original, seen = getattr(Journal, when), []
+    """Ask for the end when the step of that place has `started`, or as it is `completed`."""
+    started, completed, seen = Journal.started, Journal.completed, []
 
-    def told(journal, step, *more, **how):
-        original(journal, step, *more, **how)
+    def note(step):
         seen.append(step.id)
         if len(seen) == place + 1:
             _cancel(kit, operation_id)
 
-    monkeypatch.setattr(Journal, when, told)
+    def begins(journal, step):
+        started(journal, step)
+        if when == "started":
+            note(step)
+
+    def ends(journal, step, *more, following=None):
+        if when == "completed":
+            note(step)
+        goes_on = completed(journal, step, *more, following=following)
+        if when == "started" and goes_on:
+            note(following)
+        return goes_on
+
+    monkeypatch.setattr(Journal, "started", begins)
+    monkeypatch.setattr(Journal, "completed", ends)
     return seen
 
 
@@ -197,3 +210,22 @@ def test_a_cancel_does_not_undo_what_another_operation_had_left(kit):
     assert (ended.status, ended.result["undone"]) == ("cancelled", [])
     assert status(ended)["create:shop-web"] == "skipped"
     assert kit.memory.observe()["shop-web"].phase is Phase.CREATED
+
+
+def test_what_waits_only_for_its_services_own_step_is_on_record_as_begun_when_that_one_ends(kit, monkeypatch):
+    kit.group("shop", _container("db"), _container("api", "db"))
+    started, alone = Journal.started, []
+
+    def begins(journal, step):
+        alone.append(step.id)
+        started(journal, step)
+
+    monkeypatch.setattr(Journal, "started", begins)
+    ended = kit.does("start")
+
+    assert ended.status == "completed"
+    # The rest was begun in the write that ended the one before: it is never seen that nothing of a service goes on.
+    assert sorted(alone) == ["create:shop-api", "pull:shop-api", "pull:shop-db"]
+    by_id = {step.id: step for step in ended.steps}
+    for before, after in (("pull", "create"), ("create", "start"), ("start", "wait")):
+        assert by_id[f"{after}:shop-db"].started_at >= by_id[f"{before}:shop-db"].ended_at
