@@ -17,6 +17,8 @@ _CONDITIONS = {
 _PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 # Said in the same words by both.
 _SAME = ("image", "build", "command", "working_dir", "user", "environment", "labels")
+# Whose keys are anybody's, and which Compose reads as a list of KEY=VALUE as well.
+_FREE = ("environment", "labels", "annotations", "args")
 _EMPTY: tuple[Any, ...] = (None, {}, [], ())
 _OF_A_PROCESS = ("command", "working_dir", "user", "environment", "labels")
 Body = Mapping[str, Any]
@@ -43,7 +45,28 @@ def written(group: Body, secrets: Mapping[str, Sequence[str]] | None = None) -> 
             own[kind] = unused
     if model["name"] != name:
         own["name"] = name
-    found: dict[str, Any] = escaped(model | ({"x-clos": own} if own else {}))
+    found: dict[str, Any] = escaped(_own_keys_in_lists(model) | ({"x-clos": own} if own else {}))
+    return found
+
+
+def _own_keys_in_lists(model: Body) -> dict[str, Any]:
+    """The model with its free mappings as `KEY=VALUE` where a key begins with `x-`: in a mapping Compose takes such a
+    key for an extension of its own, wherever that stands."""
+    found = dict(model)
+    for kind in ("services", "networks", "volumes"):
+        if kind in found:
+            found[kind] = {name: _in_lists(each) for name, each in found[kind].items()}
+    return found
+
+
+def _in_lists(definition: Body | None) -> dict[str, Any]:
+    found = dict(definition or {})
+    if "build" in found:
+        found["build"] = _in_lists(found["build"])
+    for key in _FREE:
+        each = found.get(key)
+        if isinstance(each, Mapping) and any(str(name).startswith("x-") for name in each):
+            found[key] = [f"{name}={value}" for name, value in each.items()]
     return found
 
 
