@@ -118,7 +118,7 @@ def _cancelled(rounds: int, verb: str, docker: bool) -> tuple[bool, dict[str, ob
 
 
 def _any_world(rounds: int, seed: int) -> tuple[bool, dict[str, object]]:
-    worlds = 40 * rounds if rounds >= 50 else max(1, min(20, 40 * rounds))
+    worlds = 40 * rounds if rounds >= 50 else max(1, min(8, 40 * rounds))
     try:
         explore(worlds, seed)
     except Exception as found:  # what is told is the world, which the exception's text holds
