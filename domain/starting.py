@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from domain.errors import UnknownDependency
-from domain.needs import Need, has_completed, in_order, needed_completed, needs_of, own_condition
+from domain.needs import Need, has_completed, in_order, lives_in, needed_completed, needs_of, own_condition
 from domain.observation import Instance, ObservedState, Phase
 from domain.planning import Action, Plan, Step
 from domain.specs import Condition, GroupSpec, RuntimeKind, ServiceSpec
@@ -32,7 +32,8 @@ def plan_start(
     ids whose image is present. A running instance is left alone even if it drifted: updating is another operation.
     What completed is not run again unless it is in `again`: named itself, as a start of Compose runs it again. `gone`
     are ids that are needed and no longer registered. `unready` are those that an earlier attempt has started and not
-    seen ready: that they run is not enough.
+    seen ready: that they run is not enough. Who runs and lives in the container of one that is started is restarted
+    after it: it has the network of a container that is gone.
 
     Raises:
         DependencyCycle: services need each other in a ring.
@@ -48,6 +49,12 @@ def plan_start(
     for service_id in in_order(specs, groups):
         spec = by_id[service_id]
         instance = observed.of(service_id)
+        anew = sorted(each for each in lives_in(spec) if f"{Action.START}:{each}" in planned)
+        if anew and instance.alive:
+            made = _steps_to_move_in_again(spec, anew, before(spec, needs[service_id], by_id, planned))
+            steps += made
+            planned |= {step.id for step in made}
+            continue
         made = _steps_to_start(
             spec,
             instance,
@@ -151,6 +158,18 @@ def _steps_to_start(
             return []
         return [Step(Action.WAIT, spec.id, wait_cause, after, condition, optional)]
     return [*_bring_up(spec, cause, image_ready, after, optional), wait]
+
+
+def _steps_to_move_in_again(
+    spec: ServiceSpec, anew: Sequence[str], needs: tuple[tuple[str, ...], frozenset[str]]
+) -> list[Step]:
+    after, optional = needs
+    cause = f"it lives in the container of {', '.join(anew)}, which is started"
+    condition = own_condition(spec)
+    # Not before that one is ready: if it fails, who lives in it is left as it is.
+    stop = Step(Action.STOP, spec.id, cause, after, None, optional)
+    start = Step(Action.START, spec.id, cause, (stop.id,))
+    return [stop, start, Step(Action.WAIT, spec.id, WAIT_CAUSE[condition], (start.id,), condition)]
 
 
 def _bring_up(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from domain import graph
 from domain.errors import DependencyCycle, UnknownDependency
 from domain.specs import RuntimeKind
-from domain.states import UP, Desired
+from domain.states import Desired
 from models import groups as registered_groups
 from models import registry_reach
 from models.base import table_of
@@ -22,7 +22,6 @@ from models.groups import Group
 from models.operation_rows import group_target, service_target
 from models.services import Service, ServiceDependency
 
-_RUNNING = tuple(status.value for status in UP)
 _services, _needs = table_of(Service), table_of(ServiceDependency)
 
 
@@ -132,9 +131,9 @@ def targets_for(
     """What `start`, `stop`, `restart`, `update` or `remove` of a group, a service, or several of both works on.
 
     `only` are ids of the group's services, where not all are meant. A start and a restart take what is needed along
-    (`with_dependencies`), also the services of the groups that their groups depend on; a restart and an update what
-    runs and asks to be restarted with them; a stop takes what needs it only with `cascade`. External services are
-    watched, so they are not held.
+    (`with_dependencies`), also the services of the groups that their groups depend on, and a start who runs and lives
+    in their containers; a restart and an update what runs and asks to be restarted with them; a stop takes what needs
+    it only with `cascade`. External services are watched, so they are not held.
 
     Raises:
         GroupNotFound: there is no such group.
@@ -147,10 +146,15 @@ def targets_for(
     else:
         named = {*single, *(each for name in whole for each in _of_group(session, name, only))}
         if kind == "stop":
-            running = _running(session, registry_reach.dependents(session, named))
+            running = registry_reach.running(session, registry_reach.dependents(session, named))
         taken = {row.id: row for row in _rows_of(session, {*named, *(running if cascade else ())})}
+    if kind == "start":
+        taken |= {
+            row.id: row
+            for row in _rows_of(session, registry_reach.running(session, registry_reach.residents(session, taken)))
+        }
     if kind in ("restart", "update"):
-        following = _running(session, registry_reach.following(session, named)) - taken.keys()
+        following = registry_reach.running(session, registry_reach.following(session, named)) - taken.keys()
         taken |= {row.id: row for row in _rows_of(session, following)}
     rows = [taken[each] for each in sorted(taken)]
     locks = [service_target(row.id) for row in rows if row.runtime != RuntimeKind.EXTERNAL]
@@ -194,20 +198,6 @@ def _of_group(session: Session, group: str, only: Collection[str] | None) -> Seq
     registered_groups.get(session, group)
     members = registry_reach.services_of(session, [group])
     return members if only is None else [each for each in members if each in only]
-
-
-def _running(session: Session, service_ids: Collection[str]) -> set[str]:
-    if not service_ids:
-        return set()
-    return set(
-        session.scalars(
-            select(Service.id).where(
-                Service.id.in_(service_ids),
-                Service.runtime != RuntimeKind.EXTERNAL.value,
-                Service.status.in_(_RUNNING),
-            )
-        )
-    )
 
 
 def want(session: Session, service_ids: Collection[str], desired: Desired) -> None:

@@ -12,10 +12,13 @@ from sqlalchemy.orm import Session
 from domain import graph
 from domain.container import services_lived_in
 from domain.errors import GroupNotFound
+from domain.specs import RuntimeKind
+from domain.states import UP
 from models.base import table_of
 from models.groups import Group
 from models.services import Service, ServiceDependency
 
+_UP = tuple(status.value for status in UP)
 _services, _needs, _groups = table_of(Service), table_of(ServiceDependency), table_of(Group)
 
 
@@ -96,9 +99,33 @@ def following(session: Session, roots: Collection[str]) -> set[str]:
     return found - set(roots)
 
 
+def residents(session: Session, of: Collection[str]) -> set[str]:
+    """Who lives in the containers of these services, however far, without them: cut off when those are started."""
+    found, new = set[str](), set(of)
+    while new:
+        found |= new
+        new = _residents(session, new) - found
+    return found - set(of)
+
+
 def _residents(session: Session, of: Collection[str]) -> set[str]:
     rows = session.execute(_NEEDING_ONE, {"roots": list(of)})
     return {row.id for row in rows if row.name in services_lived_in(row.container or {}, row.network_mode)}
+
+
+def running(session: Session, service_ids: Collection[str]) -> set[str]:
+    """Those of these that run, by the record, and that CLOS starts and stops."""
+    if not service_ids:
+        return set()
+    return set(
+        session.scalars(
+            select(Service.id).where(
+                Service.id.in_(service_ids),
+                Service.runtime != RuntimeKind.EXTERNAL.value,
+                Service.status.in_(_UP),
+            )
+        )
+    )
 
 
 def _rows(session: Session, reach: Select[Any], roots: Collection[str]) -> Sequence[Row[Any]]:

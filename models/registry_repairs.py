@@ -84,7 +84,9 @@ def why_held_up(holder: Service) -> str:
 
 def ask(session: Session, named: Collection[str], services: Collection[str], why: str) -> Operation | None:
     """Write one operation that brings `named` back, with what they need. None while another one holds a target."""
-    rows = session.execute(select(Service.id, Service.runtime, Service.group_name).where(Service.id.in_(services)))
+    # Who lives in the container of one that went down runs on without a network, and is restarted after it.
+    along = {*services, *registry_reach.running(session, registry_reach.residents(session, services))}
+    rows = session.execute(select(Service.id, Service.runtime, Service.group_name).where(Service.id.in_(along)))
     taken = {row.id: row for row in rows}
     locks = [service_target(each) for each in sorted(taken) if taken[each].runtime != RuntimeKind.EXTERNAL.value]
     parameters: dict[str, Any] = {

@@ -107,6 +107,25 @@ def test_a_group_of_containers_is_defined_started_and_refused_where_it_reaches_t
     assert not world.inspected()["main"]["State"]["Running"]
 
 
+def test_who_lives_in_a_container_that_is_started_again_is_in_its_network_afterwards(world: World) -> None:
+    main = {"name": "main", "image": test_image(), "command": ["serve", "80"]}
+    side = {"name": "side", "image": test_image(), "command": ["idle"], "network_mode": "service:main",
+            "stop_timeout": 1}  # fmt: skip
+    body = {"name": world.group, "services": [side, main]}
+    assert world.api.call("POST", "/groups", json=body).status_code == 201
+    assert world.does(f"/groups/{world.group}/start")["status"] == "completed"
+    assert ":0050" in world.inside("side", "/proc/net/tcp6") + world.inside("side", "/proc/net/tcp")
+
+    assert world.does(f"/services/{world.group}-main/stop")["status"] == "completed"
+    ended = world.does(f"/services/{world.group}-main/start")
+
+    assert (ended["status"], ended["error"]) == ("completed", None)
+    made = world.inspected()
+    assert made["side"]["State"]["StartedAt"] > made["main"]["State"]["StartedAt"]
+    # It sees the listener of the one that runs now: else it would be in the network of one that is gone.
+    assert ":0050" in world.inside("side", "/proc/net/tcp6") + world.inside("side", "/proc/net/tcp")
+
+
 @pytest.mark.parametrize(("known", "renamed"), [(False, False), (True, False), (True, True)])
 def test_a_group_whose_container_was_removed_by_hand_leaves_no_network(
     world: World, known: bool, renamed: bool

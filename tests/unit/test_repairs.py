@@ -11,7 +11,7 @@ from domain.observation import Phase, Sighting
 from domain.states import Desired
 from models import registry_graph
 from models.base import now
-from tests.unit.worker_kit import Kit, checked, plain, status
+from tests.unit.worker_kit import Kit, checked, inside, plain, status
 from workers import state
 from workers.runtimes.in_memory import Behaviour
 
@@ -393,3 +393,44 @@ def twelve() -> dict[str, list[dict]]:
             container("probe", "proxy", "core/mail"),
         ],
     }
+
+
+def _vpn_and_who_lives_in_it(kit: Kit) -> None:
+    """Gluetun's way: one container with the network, others in it."""
+    kit.group("shop", container("vpn", restart_policy="always"), inside("side", "vpn"), container("other", "vpn"))
+    assert kit.does("start").status == "completed"
+    assert _look(kit) == []
+    kit.memory.calls.clear()
+
+
+def test_who_lives_in_the_container_of_one_that_crashed_is_restarted_after_it(kit):
+    _vpn_and_who_lives_in_it(kit)
+    kit.memory.end("shop-vpn", 1)
+
+    (repair,) = _look(kit)
+    ended = kit.run(repair)
+
+    assert (ended.status, ended.parameters["named"]) == ("completed", ["shop-vpn"])
+    done = [call for call in kit.memory.calls if call[0] in ("start", "stop")]
+    assert done.index(("stop", "shop-side")) < done.index(("start", "shop-side"))
+    assert done.index(("start", "shop-vpn")) < done.index(("start", "shop-side"))
+    assert not [each for each in done if each[1] == "shop-other"]
+    assert kit.service("side").status == "running"
+    assert _look(kit) == []
+
+
+def test_a_start_restarts_who_runs_and_lives_in_what_it_starts_and_nobody_where_that_runs(kit):
+    _vpn_and_who_lives_in_it(kit)
+    assert kit.does("start", only=["shop-vpn"]).steps == []
+    kit.run(kit.ask("stop", only=["shop-vpn"]))
+
+    ended = kit.run(kit.ask("start", only=["shop-vpn"]))
+
+    assert ended.status == "completed"
+    assert {"stop:shop-side", "start:shop-side", "wait:shop-side"} < set(status(ended))
+    assert next(each for each in ended.steps if each.id == "stop:shop-side").cause == (
+        "it lives in the container of shop-vpn, which is started"
+    )
+    kit.run(kit.ask("stop", only=["shop-side"]))
+    kit.run(kit.ask("stop", only=["shop-vpn"]))
+    assert not any(each.endswith("shop-side") for each in status(kit.run(kit.ask("start", only=["shop-vpn"]))))
