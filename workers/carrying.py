@@ -86,7 +86,9 @@ def carry_out(context: Context, operation: Operation, claim: Claim, journal: Jou
         subject = read_subject(context.record, parameters.get("services") or [])
         observed = context.observer.snapshot(subject.specs, subject.health, need=not parameters.get("dry_run"))
         plan = make_plan(context, operation, subject, observed, again=tries > 0)
-        guarded = guard.guard(plan, subject.specs) if starts else Guarded(plan)
+        # One that is to end does nothing more: nobody need be asked about that.
+        guards = starts and not claim.cancelled.is_set()
+        guarded = guard.guard(plan, subject.specs) if guards else Guarded(plan)
         if parameters.get("dry_run"):
             journal.finish(OperationStatus.COMPLETED, {"plan": guarded.plan.as_dict(journal.expected(guarded.plan))})
             return

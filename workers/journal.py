@@ -20,7 +20,7 @@ from domain.states import STEP_FINAL, Desired, HealthStatus, OperationStatus, Se
 from models import operations, questions, step_timings
 from models.base import now, written
 from models.operations import Operation, OperationStep
-from models.record import Record
+from models.record import Record, send_after_commit
 from models.services import Service
 from workers import service_rows
 from workers.claims import Claim
@@ -320,10 +320,16 @@ class Journal:
         self._feed.wake()
 
     def ask(self, question: Mapping[str, Any]) -> None:
-        """Let the operation wait for a person's answer; its services say so."""
+        """Let the operation wait for a person's answer; its services say so. One that somebody wants to end asks
+        nothing: it is given back, and whoever takes it ends it."""
         with self._record.write() as session:
             operation = self._held(session)
-            questions.ask(session, operation, question)
+            if operation.cancel_requested_at is None:
+                questions.ask(session, operation, question)
+            else:
+                operations.hand_back(operation)
+                send_after_commit(session, operation.id, operation.type)
+                operations.progress(session, operation)
         self._feed.wake()
 
     def hand_back(self) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from domain.errors import PortHeld
 from domain.observation import Phase
 from models import operation_requests, operations
 from models.operations import Operation
@@ -9,6 +10,7 @@ from tests.unit.test_update_operations import _again, change, killed_at, seen, u
 from tests.unit.worker_kit import Kit, checked, plain, status
 from workers import runner
 from workers.journal import Journal
+from workers.runtimes.in_memory import Behaviour
 
 
 @pytest.fixture
@@ -58,9 +60,6 @@ def test_a_restart_that_is_taken_over_restarts_nobody_whom_it_would_have_left_al
 
 
 def test_a_cancel_of_one_that_waits_for_an_answer_after_it_had_begun_tells_what_it_leaves(kit, monkeypatch):
-    from domain.errors import PortHeld
-    from workers.runtimes.in_memory import Behaviour
-
     container = {"runtime": "docker", "image": "web:1", "command": None}
     kit.group("shop", plain("db"), plain("web", "db", ports=[{"container_port": 80, "host_port": 23456}], **container),
               plain("late", "web", **container))
@@ -75,4 +74,26 @@ def test_a_cancel_of_one_that_waits_for_an_answer_after_it_had_begun_tells_what_
         ended = kit.run(operation_id)
     print(ended.status, ended.result, ended.error, status(ended), [(n, kit.service(n).status) for n in ("db", "web", "late")])
     assert ended.status == "cancelled"
-    assert [each["step"] for each in (ended.result or {}).get("left", [])]
+    assert [each["step"] for each in ended.result["undone"]] == ["create:shop-web"]
+    assert "start:shop-db" in [each["step"] for each in ended.result["left"]]
+
+
+def test_one_that_is_to_end_asks_nobody(kit, monkeypatch):
+    from tests.unit.test_conflict_work import STRANGER
+    from workers.port_guard import PortGuard
+
+    kit.group("shop", plain("db"), plain("web", "db", ports=[{"container_port": 23457, "host_port": 23457}]))
+    kit.memory.behave("shop-web", Behaviour(fail_on={"start": PortHeld(23457, "tcp", "0.0.0.0", STRANGER)}))
+    operation_id = kit.ask("start", on_conflict="ask")
+    again = PortGuard.may_plan_again
+
+    def cancelled_then(guard, *words):
+        _cancel(kit, operation_id)
+        return again(guard, *words)
+
+    monkeypatch.setattr(PortGuard, "may_plan_again", cancelled_then)
+    ended = kit.run(operation_id)
+    if ended.status == "pending":
+        ended = kit.run(operation_id)
+    assert (ended.status, ended.question) == ("cancelled", None)
+    assert "start:shop-db" in [each["step"] for each in ended.result["left"]]
