@@ -3,12 +3,9 @@
 import pytest
 
 from domain.errors import PortHeld
-from domain.observation import Phase
 from models import operation_requests, operations
-from models.operations import Operation
 from tests.unit.test_update_operations import _again, change, killed_at, seen, up
-from tests.unit.worker_kit import Kit, checked, plain, status
-from workers import runner
+from tests.unit.worker_kit import Kit, plain
 from workers.journal import Journal
 from workers.runtimes.in_memory import Behaviour
 
@@ -40,7 +37,6 @@ def test_a_kept_update_cancelled_between_a_stop_and_the_start_that_is_on_record_
 
     monkeypatch.setattr(Journal, "completed", ends)
     ended = kit.run(operation_id)
-    print(ended.status, ended.result, status(ended), seen(kit), before)
     assert seen(kit)["db"].ref == before["db"].ref
 
 
@@ -54,25 +50,26 @@ def test_a_restart_that_is_taken_over_restarts_nobody_whom_it_would_have_left_al
     with killed_at(kit, monkeypatch, "start", 1, after=True):
         kit.run(operation_id)
     ended = _again(kit, operation_id)
-    print(status(ended))
     assert ended.status == "completed"
     assert seen(kit)["cache"].started_at == before
 
 
 def test_a_cancel_of_one_that_waits_for_an_answer_after_it_had_begun_tells_what_it_leaves(kit, monkeypatch):
     container = {"runtime": "docker", "image": "web:1", "command": None}
-    kit.group("shop", plain("db"), plain("web", "db", ports=[{"container_port": 80, "host_port": 23456}], **container),
-              plain("late", "web", **container))
+    kit.group(
+        "shop",
+        plain("db"),
+        plain("web", "db", ports=[{"container_port": 80, "host_port": 23456}], **container),
+        plain("late", "web", **container),
+    )
     kit.memory.behave("shop-web", Behaviour(fail_on={"start": PortHeld(23456, "tcp", "0.0.0.0")}))
     operation_id = kit.ask("start", on_conflict="ask")
     asked = kit.run(operation_id)
-    print(asked.status, asked.question and asked.question["text"], status(asked), seen(kit))
     assert asked.status == "waiting"
     _cancel(kit, operation_id)
     ended = kit.operation(operation_id)
     if ended.status == "pending":
         ended = kit.run(operation_id)
-    print(ended.status, ended.result, ended.error, status(ended), [(n, kit.service(n).status) for n in ("db", "web", "late")])
     assert ended.status == "cancelled"
     assert [each["step"] for each in ended.result["undone"]] == ["create:shop-web"]
     assert "start:shop-db" in [each["step"] for each in ended.result["left"]]
