@@ -36,7 +36,7 @@ def test_a_kept_update_cancelled_between_a_stop_and_the_start_that_is_on_record_
         return goes_on
 
     monkeypatch.setattr(Journal, "completed", ends)
-    ended = kit.run(operation_id)
+    kit.run(operation_id)
     assert seen(kit)["db"].ref == before["db"].ref
 
 
