@@ -3,9 +3,14 @@
 import pytest
 
 from domain.errors import PortHeld
+from domain.planning import Action
 from models import operation_requests, operations
+from models.base import now
+from models.operations import OperationStep
 from tests.unit.test_update_operations import _again, change, killed_at, seen, up
 from tests.unit.worker_kit import Kit, plain
+from workers import adopting, adoption_record
+from workers.adoption_record import Foreign, Promise
 from workers.journal import Journal
 from workers.runtimes.in_memory import Behaviour
 
@@ -94,3 +99,21 @@ def test_one_that_is_to_end_asks_nobody(kit, monkeypatch):
         ended = kit.run(operation_id)
     assert (ended.status, ended.question) == ("cancelled", None)
     assert "start:shop-db" in [each["step"] for each in ended.result["left"]]
+
+
+def test_what_the_way_back_of_a_take_over_has_started_is_not_stopped_again_by_the_next_attempt(monkeypatch):
+    found = [Foreign(ref * 12, ref, ref, running=True) for ref in ("a", "b")]
+    monkeypatch.setattr(adoption_record, "find", lambda *_words, **_how: found)
+    of_a, of_b = (each.target for each in found)
+
+    class Kept:
+        @staticmethod
+        def steps():
+            rows = [(Action.STOP, of_a, "completed"), (Action.STOP, of_b, "skipped"), (Action.START, of_a, "running")]
+            return [
+                OperationStep(id=f"{action}:{on}", action=action.value, target=on, status=how, started_at=now())
+                for action, on, how in rows
+            ]
+
+    promised = Promise("shop", "shop", tuple(found), {}, {"status": "failed"})
+    assert adopting._half_stopped(None, Kept, promised) == {of_b}
