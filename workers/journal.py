@@ -20,7 +20,7 @@ from domain.states import STEP_FINAL, Desired, HealthStatus, OperationStatus, Se
 from models import operations, questions, step_timings
 from models.base import now, written
 from models.operations import Operation, OperationStep
-from models.record import Record, send_after_commit
+from models.record import Record
 from models.services import Service
 from workers import service_rows
 from workers.claims import Claim
@@ -319,18 +319,16 @@ class Journal:
                 service_rows.set_status(session, operation, service_id, status, "the operation ended", [])
         self._feed.wake()
 
-    def ask(self, question: Mapping[str, Any]) -> None:
-        """Let the operation wait for a person's answer; its services say so. One that somebody wants to end asks
-        nothing: it is given back, and whoever takes it ends it."""
+    def ask(self, question: Mapping[str, Any]) -> bool:
+        """Let the operation wait for a person's answer; its services say so. False: somebody wants it to end, so
+        nobody is asked."""
         with self._record.write() as session:
             operation = self._held(session)
-            if operation.cancel_requested_at is None:
+            asks = operation.cancel_requested_at is None
+            if asks:
                 questions.ask(session, operation, question)
-            else:
-                operations.hand_back(operation)
-                send_after_commit(session, operation.id, operation.type)
-                operations.progress(session, operation)
         self._feed.wake()
+        return asks
 
     def hand_back(self) -> None:
         """Give the operation back to whoever comes next."""

@@ -11,6 +11,7 @@ from tests.unit.test_update_operations import _again, change, killed_at, seen, u
 from tests.unit.worker_kit import Kit, plain
 from workers import adopting, adoption_record
 from workers.adoption_record import Foreign, Promise
+from workers.claims import Claims
 from workers.journal import Journal
 from workers.runtimes.in_memory import Behaviour
 
@@ -117,3 +118,17 @@ def test_what_the_way_back_of_a_take_over_has_started_is_not_stopped_again_by_th
 
     promised = Promise("shop", "shop", tuple(found), {}, {"status": "failed"})
     assert adopting._half_stopped(None, Kept, promised) == {of_b}
+
+
+def test_a_cancel_of_what_was_handed_back_needs_no_slot(kit, monkeypatch):
+    kit.group("shop", plain("db"))
+    kit.group("other", plain("x"))
+    operation_id = kit.ask("start")
+    assert kit.context.claims.take(operation_id) is not None
+    with kit.record.write() as session:
+        operations.hand_back(operations.get(session, operation_id))
+    claims = Claims(kit.record, {"host": "here", "pid": 2}, kit.stopping, slots=1)
+    assert claims.take(kit.ask("start", group="other")) is not None
+    assert claims.take(operation_id) is None
+    _cancel(kit, operation_id)
+    assert claims.take(operation_id) is not None

@@ -1,16 +1,13 @@
 """The executor under what may happen between a step and its follower."""
 
-import random
 import threading
 import time
 
 import pytest
 
-from domain.errors import StartFailed
 from models import operation_requests, operations
 from tests.unit.worker_kit import Kit, plain, status
 from workers.journal import Journal
-from workers.runtimes.in_memory import Behaviour
 
 
 @pytest.fixture
