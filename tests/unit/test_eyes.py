@@ -4,9 +4,9 @@ import pytest
 
 from domain.errors import PortHeld
 from domain.planning import Action
-from models import operation_requests, operations
+from models import operation_requests, operation_takeovers, operations
 from models.base import now
-from models.operations import OperationStep
+from models.operations import Operation, OperationStep
 from tests.unit.test_update_operations import _again, change, killed_at, seen, up
 from tests.unit.worker_kit import Kit, plain
 from workers import adopting, adoption_record
@@ -132,3 +132,14 @@ def test_a_cancel_of_what_was_handed_back_needs_no_slot(kit, monkeypatch):
     assert claims.take(operation_id) is None
     _cancel(kit, operation_id)
     assert claims.take(operation_id) is not None
+
+
+def test_an_old_container_whose_removal_was_begun_and_may_not_have_been_done_is_told_as_left():
+    containers = [Foreign(ref * 12, ref, ref, running=True).as_dict() for ref in ("a", "b", "c")]
+    rows = [
+        OperationStep(id=f"remove:{on}", action="remove", target=f"container:{on * 12}", status=how)
+        for on, how in (("a", "completed"), ("b", "running"), ("c", "pending"))
+    ]
+    operation = Operation(steps=rows, compensation={"containers": containers, "result": {}})
+    assert operation_takeovers.is_past_return(operation)
+    assert [each["name"] for each in operation_takeovers.left(operation, {})["left"]] == ["b", "c"]
