@@ -60,7 +60,8 @@ def ask_its_worker(session: Session, operation: Operation) -> None:
         operation.cancel_requested_at = now()
         if OperationStatus(operation.status) in CLAIMED:
             operation.status = OperationStatus.CANCELLING.value
-        elif operation.question is not None:
+        else:
+            # It waits for an answer or a slot, and needs neither any more.
             operation_waiting.say(session, operation, [])
             operation.question, operation.status = None, OperationStatus.PENDING.value
             operation.not_before, operation.sent_at = None, now()

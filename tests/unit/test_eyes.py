@@ -130,7 +130,9 @@ def test_a_cancel_of_what_was_handed_back_needs_no_slot(kit, monkeypatch):
     claims = Claims(kit.record, {"host": "here", "pid": 2}, kit.stopping, slots=1)
     assert claims.take(kit.ask("start", group="other")) is not None
     assert claims.take(operation_id) is None
+    sent = len(kit.sent())
     _cancel(kit, operation_id)
+    assert (len(kit.sent()), kit.operation(operation_id).waiting_for) == (sent + 1, None)
     assert claims.take(operation_id) is not None
 
 
