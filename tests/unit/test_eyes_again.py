@@ -23,9 +23,7 @@ def test_what_was_not_ready_is_not_forgotten_because_another_one_had_to_move(kit
 
     monkeypatch.setattr(PortGuard, "may_plan_again", then_well)
     ended = kit.run(kit.ask("start", step_timeout=0.3, on_conflict="migrate"))
-    assert (ended.status, ended.error["code"], ended.error["step"]) == ("failed", "timeout", "wait:shop-db"), status(
-        ended
-    )
+    assert (ended.status, ended.error["code"], ended.error["step"]) == ("failed", "timeout", "wait:shop-db")
     assert kit.memory.calls.count(("start", "shop-db")) == 1
 
 
