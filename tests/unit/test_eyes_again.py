@@ -2,7 +2,7 @@
 
 from domain.errors import PortHeld
 from tests.unit.test_conflict_work import STRANGER, kit  # noqa: F401 - the fixture
-from tests.unit.worker_kit import plain, status
+from tests.unit.worker_kit import plain
 from workers.port_guard import PortGuard
 from workers.runtimes.in_memory import Behaviour
 
