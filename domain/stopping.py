@@ -82,7 +82,7 @@ def plan_restart(
         DependencyCycle, UnknownDependency: as of a start.
     """
     groups = tuple(groups)
-    following = followers(specs, {*wanted, *resumed})
+    following = followers(specs, wanted)
     restarted = {*wanted, *(each for each in following if observed.of(each).alive)} - set(resumed)
     # One that would follow and does not run stays as it is, unless another one needs it.
     needed = graph.closure(edges_of(specs, groups), {*restarted, *wanted, *resumed})

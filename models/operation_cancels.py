@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, lazyload
 
 from domain.errors import Cancelled
 from domain.states import CLAIMED, FINAL, OperationStatus
-from models import operation_batches
+from models import operation_batches, operation_waiting
 from models.base import now, table_of
 from models.operation_queue import End
 from models.operation_rows import ACTIVE_SQL
@@ -48,6 +48,9 @@ _IS_BATCH = select(_operations.c.id).where(
 def was_begun(operation: Operation) -> bool:
     """Whether a worker has it, or has had it and handed it back: then there may be something to undo."""
     status = OperationStatus(operation.status)
+    if status is OperationStatus.WAITING:
+        # One that asks somebody may have run into what it asks about in the middle.
+        return operation.question is not None and any(step.started_at is not None for step in operation.steps)
     return status in CLAIMED or (status is OperationStatus.PENDING and operation.start_time is not None)
 
 
@@ -57,6 +60,12 @@ def ask_its_worker(session: Session, operation: Operation) -> None:
         operation.cancel_requested_at = now()
         if OperationStatus(operation.status) in CLAIMED:
             operation.status = OperationStatus.CANCELLING.value
+        else:
+            # It waits for an answer or a slot, and needs neither any more.
+            operation_waiting.say(session, operation, [])
+            operation.question, operation.status = None, OperationStatus.PENDING.value
+            operation.not_before, operation.sent_at = None, now()
+            send_after_commit(session, operation.id, operation.type)
         session.flush()
         progress(session, operation)
 

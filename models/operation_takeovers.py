@@ -51,7 +51,7 @@ def left(operation: Operation, error: Mapping[str, Any]) -> dict[str, Any]:
     """The result of one that nobody could end: which containers stand, or may, for all that the record knows."""
     kept = operation.compensation or {}
     if is_past_return(operation):
-        removed = _removed(operation)
+        removed = _removed(operation, begun=False)
         there = [each for each in kept["containers"] if each["container_id"][:12] not in removed]
         return dict(kept["result"]) | {"runs": OURS, "left": there}
     not_undone = {each["name"]: dict(error) for each in kept["containers"] if each["running"]}
@@ -76,7 +76,8 @@ def _is_kept(operation: Operation) -> bool:
     return operation.status == OperationStatus.COMPLETED.value or undone
 
 
-def _removed(operation: Operation) -> set[str]:
-    begun = (StepStatus.RUNNING.value, StepStatus.COMPLETED.value)
-    rows = [row for row in operation.steps if row.action == Action.REMOVE.value and row.status in begun]
+def _removed(operation: Operation, begun: bool = True) -> set[str]:
+    """The old containers that were removed, or whose removal was `begun`: whether that was done nobody knows."""
+    counts = (StepStatus.COMPLETED.value, *((StepStatus.RUNNING.value,) if begun else ()))
+    rows = [row for row in operation.steps if row.action == Action.REMOVE.value and row.status in counts]
     return {row.target.partition(":")[2] for row in rows if row.target.startswith("container:")}

@@ -128,7 +128,8 @@ def claim(
         result, error = operation_poison.left_behind(session, operation), operation_poison.poison(operation)
         finish(session, operation, OperationStatus.FAILED, result=result, error=error.as_dict())
         return None
-    if operation_slots.takes_one(operation):
+    # One that is to end does so at once, whoever has the slots: it only undoes what it has promised to.
+    if operation_slots.takes_one(operation) and operation.cancel_requested_at is None:
         host, silent_since = str(worker.get("host")), at - timedelta(seconds=SILENT_AFTER_S)
         if slots is not None and not operation_slots.is_free(session, host, slots, silent_since):
             operation_slots.go_without(session, operation, host, slots)

@@ -157,8 +157,11 @@ def _go_back(
 
 
 def _half_stopped(context: Context, journal: Journal, promised: Promise) -> set[str]:
-    """Those that run, though their stop was begun: the engine goes on with that, also when who asked for it is dead."""
-    begun = {row.target for row in journal.steps() if row.action == Action.STOP and row.started_at is not None}
+    """Those that run, though their stop was begun: the engine goes on with that, also when who asked for it is dead.
+    One that an earlier attempt has started again runs for good: its stop had ended before that."""
+    rows = [row for row in journal.steps() if row.started_at is not None]
+    begun = {row.target for row in rows if row.action == Action.STOP}
+    begun -= {row.target for row in rows if row.action == Action.START}
     return {each.target for each in adoption_record.find(context, promised.project, must=True) if each.running} & begun
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from domain.errors import Cancelled, GroupNotFound, PortHeld, ServiceNotFound, UnknownOperation
 from domain.observation import ObservedState
@@ -82,16 +83,22 @@ def carry_out(context: Context, operation: Operation, claim: Claim, journal: Jou
     parameters = operation.parameters or {}
     guard = PortGuard(context, operation)
     starts = operation.type.endswith((".start", ".restart"))
+    until = deadline_of(context, operation)
     for tries in count():
+        if tries:
+            # What the plan before has done counts like what an earlier attempt has.
+            set_committed_value(operation, "steps", journal.steps())
         subject = read_subject(context.record, parameters.get("services") or [])
         observed = context.observer.snapshot(subject.specs, subject.health, need=not parameters.get("dry_run"))
         plan = make_plan(context, operation, subject, observed, again=tries > 0)
-        guarded = guard.guard(plan, subject.specs) if starts else Guarded(plan)
+        # One that is to end does nothing more: nobody need be asked about that.
+        guards = starts and not claim.cancelled.is_set()
+        guarded = guard.guard(plan, subject.specs) if guards else Guarded(plan)
         if parameters.get("dry_run"):
             journal.finish(OperationStatus.COMPLETED, {"plan": guarded.plan.as_dict(journal.expected(guarded.plan))})
             return
         journal.begin(guarded.plan, done=earlier.done(operation, observed, subject.last_ends))
-        outcome = carry(context, operation, claim, journal, subject, guarded.plan, guarded.decision)
+        outcome = carry(context, operation, claim, journal, subject, guarded.plan, guarded.decision, until=until)
         if not starts or not guard.may_plan_again(outcome, subject.by_id, tries):
             break
         log.info("operation.planned_again", operation_id=operation.id, failed=sorted(outcome.failed))
@@ -108,8 +115,10 @@ def carry(
     plan: Plan,
     decision: Decision,
     removes: bool = False,
+    until: float | None = None,
 ) -> Outcome:
-    """Do a plan's steps. `removes`: what it is about is forgotten afterwards."""
+    """Do a plan's steps. `removes`: what it is about is forgotten afterwards. `until` is on the monotonic clock; None:
+    for as long as such an operation may take."""
     parameters = operation.parameters or {}
     ids = sorted(subject.by_id)
     steps = Steps(
@@ -135,7 +144,7 @@ def carry(
         context.limits.parallel_steps,
         _seconds(parameters.get("step_timeout")),
     )
-    outcome = executor.run(deadline_of(context, operation))
+    outcome = executor.run(deadline_of(context, operation) if until is None else until)
     if outcome.cancelled and len(outcome.completed) < len(plan.steps):
         outcome.told = undoing.undo(plan, steps, journal, context.observer)
     elif (removes or operation.type.endswith(".remove")) and not outcome.failed:

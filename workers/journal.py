@@ -319,12 +319,16 @@ class Journal:
                 service_rows.set_status(session, operation, service_id, status, "the operation ended", [])
         self._feed.wake()
 
-    def ask(self, question: Mapping[str, Any]) -> None:
-        """Let the operation wait for a person's answer; its services say so."""
+    def ask(self, question: Mapping[str, Any]) -> bool:
+        """Let the operation wait for a person's answer; its services say so. False: somebody wants it to end, so
+        nobody is asked."""
         with self._record.write() as session:
             operation = self._held(session)
-            questions.ask(session, operation, question)
+            asks = operation.cancel_requested_at is None
+            if asks:
+                questions.ask(session, operation, question)
         self._feed.wake()
+        return asks
 
     def hand_back(self) -> None:
         """Give the operation back to whoever comes next."""

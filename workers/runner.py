@@ -6,10 +6,10 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from domain.errors import ClaimLost, ClosError, DatabaseBusy, Stopping
+from domain.errors import Cancelled, ClaimLost, ClosError, DatabaseBusy, Stopping
 from domain.states import OperationStatus
 from models.operations import Operation
-from workers import updating
+from workers import undoing, updating
 from workers.carrying import carry_out
 from workers.claims import Claim
 from workers.context import Context
@@ -74,7 +74,11 @@ def _give_back(context: Context, operation: Operation, journal: Journal) -> None
 
 def _ask(journal: Journal, operation_id: str, question: dict[str, Any]) -> None:
     try:
-        journal.ask(question)
+        if not journal.ask(question):
+            left = {"undone": [], "left": undoing.left(journal.steps())}
+            cancelled = Cancelled("it was cancelled; result.left says what is left")
+            journal.finish(OperationStatus.CANCELLED, left, cancelled.as_dict())
+            return
     except (ClosError, SQLAlchemyError) as refusal:
         log.warning("operation.question_not_written", operation_id=operation_id, error=str(refusal))
         return

@@ -10,7 +10,7 @@ import structlog
 
 from domain.errors import Cancelled, ClaimLost, ClosError, EngineUnreachable, Stopping
 from domain.going_back import plan_back
-from domain.observation import ObservedState
+from domain.observation import Instance, ObservedState, Phase
 from domain.planning import Action, Plan
 from domain.states import OperationStatus
 from domain.updating import Direction, Kind, plan_settle, plan_update
@@ -144,7 +144,7 @@ class Update:
     def _settle(self) -> None:
         """The new ones stand. Of an update that failed and is kept, those whose new instance was started."""
         keeps = self._kept.direction is Direction.KEEP
-        started = self._journal.begun((Action.START,)) if keeps else set(self._wanted)
+        started = self._were_started() if keeps else set(self._wanted)
         ordered = [each for each in sorted(self._wanted) if each in started]
         plan = plan_settle(ordered, self._wanted)
         if keeps:
@@ -156,6 +156,19 @@ class Update:
         self._outcome.failed |= outcome.failed
         if keeps:
             self._put_aside(set(self._wanted) - started)
+
+    def _were_started(self) -> set[str]:
+        """Whose new instance was started. Of one that was cancelled, a start that is on record as begun may not have
+        been done: the machine tells, and where it does not answer, the old ones of these stay."""
+        begun = self._journal.begun((Action.START,))
+        unsure = (begun - self._journal.ended((Action.START,))) & self._wanted.keys()
+        if not unsure or not self._kept.cancelled:
+            return begun
+        try:
+            observed = self._look()
+        except EngineUnreachable:
+            return begun - unsure
+        return begun - {each for each in unsure if not _has_run(observed.of(each), self._subject.by_id[each].hash())}
 
     def _put_aside(self, unstarted: set[str]) -> None:
         """Kept as it is: an instance that was made and never started is nobody's. What stays all the same is told."""
@@ -233,6 +246,10 @@ class Update:
         status = OperationStatus.COMPLETED if error is None else OperationStatus.FAILED
         self._journal.finish(OperationStatus.CANCELLED if self._kept.cancelled else status, result, error)
         log.info("operation.ended", operation_id=self._operation.id, direction=self._kept.direction)
+
+
+def _has_run(instance: Instance, as_what: str) -> bool:
+    return instance.phase in (Phase.RUNNING, Phase.EXITED) and instance.spec_hash == as_what
 
 
 def _of(step_id: str) -> str:

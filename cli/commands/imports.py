@@ -114,7 +114,10 @@ def _import(invocation: Invocation, body: dict[str, Any], how: _How) -> int:
         click.confirm(_question(result, bool(body.get("adopt"))), abort=True, err=True)
     asked = client.post("/groups/import", body)
     if how.no_wait:
-        printer.data(asked["id"])
+        if printer.form in ("json", "yaml"):
+            printer.document(asked)
+        else:
+            printer.data(asked["id"])
         return DONE
     ended = watch(invocation, asked, WAIT_S)
     if printer.machine:

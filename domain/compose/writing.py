@@ -66,7 +66,7 @@ def _in_lists(definition: Body | None) -> dict[str, Any]:
     for key in _FREE:
         each = found.get(key)
         if isinstance(each, Mapping) and any(str(name).startswith("x-") for name in each):
-            found[key] = [f"{name}={value}" for name, value in each.items()]
+            found[key] = [name if value is None else f"{name}={value}" for name, value in each.items()]
     return found
 
 

@@ -58,6 +58,12 @@ def test_without_waiting_the_answer_is_the_operations_id_alone(clos, run, tmp_pa
     assert "  + web" in err.splitlines()
 
 
+def test_without_waiting_a_machine_is_answered_with_the_operation_as_of_a_start(clos, run, tmp_path: Path) -> None:
+    clos.imported = RESULT
+    code, out, _err = run("groups", "import", str(tmp_path), "--yes", "--no-wait", "-o", "json")
+    assert (code, json.loads(out)["id"] in clos.operations) == (0, True)
+
+
 def test_a_dry_run_asks_once_and_changes_nothing(clos, run, tmp_path: Path) -> None:
     clos.imported = RESULT
     assert run("groups", "import", str(tmp_path), "--dry-run", "--adopt", "--leave-out")[0] == 0

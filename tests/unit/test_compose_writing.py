@@ -197,3 +197,9 @@ def test_what_one_version_of_yaml_takes_for_a_number_stays_a_text() -> None:
     )
     read = project.model["services"]["web"]
     assert (read["command"], read["environment"]) == (texts, environment)
+
+
+def test_a_variable_without_a_value_stays_without_one_beside_a_key_of_ones_own() -> None:
+    service = {"name": "a", "image": "x", "build": {"context": ".", "args": {"x-own": "1", "FROM_OUTSIDE": None}}}
+    args = written({"name": "demo", "services": [service]})["services"]["a"]["build"]["args"]
+    assert args == ["x-own=1", "FROM_OUTSIDE"]

@@ -1,0 +1,107 @@
+"""The executor under what may happen between a step and its follower."""
+
+import threading
+import time
+
+import pytest
+
+from models import operation_requests, operations
+from tests.unit.worker_kit import Kit, plain, status
+from workers.journal import Journal
+
+
+@pytest.fixture
+def kit(tmp_path):
+    made = Kit(tmp_path, parallel=2)
+    yield made
+    made.close()
+
+
+def box(name, *needs, **more):
+    return plain(name, *needs, runtime="docker", image=f"{name}:1", command=None, **more)
+
+
+def test_never_more_than_the_limit_act_at_once(kit, monkeypatch):
+    kit.group("shop", *(box(f"s{n}") for n in range(12)))
+    acting, most, lock = [0], [0], threading.Lock()
+    for call in ("prepare", "create", "start"):
+        original = getattr(kit.memory, call)
+
+        def counted(*a, _original=original, **k):
+            with lock:
+                acting[0] += 1
+                most[0] = max(most[0], acting[0])
+            try:
+                time.sleep(0.01)
+                return _original(*a, **k)
+            finally:
+                with lock:
+                    acting[0] -= 1
+
+        monkeypatch.setattr(kit.memory, call, counted)
+    assert kit.does("start").status == "completed"
+    assert most[0] <= 2
+    # and a restart, whose stops and starts are chained
+    assert kit.does("restart").status == "completed"
+    assert kit.does("stop").status == "completed"
+    assert most[0] <= 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_stopping_between_two_steps_hands_back_and_the_next_one_ends_it(kit, monkeypatch, seed):
+    kit.group("shop", box("db"), box("api", "db"), box("web", "api"))
+    place = seed
+    operation_id = kit.ask("start")
+    completed, count = Journal.completed, [0]
+
+    def ends(journal, step, *more, following=None):
+        goes_on = completed(journal, step, *more, following=following)
+        count[0] += 1
+        if count[0] == place + 1:
+            kit.stopping.set()
+        return goes_on
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "completed", ends)
+        first = kit.run(operation_id)
+    kit.stopping.clear()
+    if first.status != "completed":
+        assert first.status == "pending", first.status
+        kit.context = kit.make_context("there")
+        first = kit.run(operation_id)
+    assert first.status == "completed", first.error
+    assert set(status(first).values()) == {"completed"}
+    assert all(each.alive for each in kit.memory.observe().values())
+    assert kit.memory.calls.count(("start", "shop-db")) == 1
+    assert all(s.started_at and s.ended_at and s.started_at <= s.ended_at for s in first.steps)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_cancel_after_the_write_that_began_a_follower(kit, monkeypatch, seed):
+    kit.group("shop", box("db"), box("api", "db"), box("web", "api"))
+    operation_id = kit.ask("start")
+    completed, count = Journal.completed, [0]
+
+    def ends(journal, step, *more, following=None):
+        goes_on = completed(journal, step, *more, following=following)
+        count[0] += 1
+        if count[0] == seed + 1:
+            with kit.record.write() as session:
+                op = operations.get(session, operation_id)
+                if op.status == "in_progress":
+                    operation_requests.cancel(session, op)
+            journal._claim.cancelled.set()
+        return goes_on
+
+    monkeypatch.setattr(Journal, "completed", ends)
+    ended = kit.run(operation_id)
+    assert ended.status in ("cancelled", "completed")
+    if ended.status == "completed":
+        return
+    there = kit.memory.observe()
+    assert not [each for each, i in there.items() if i.phase.value == "created"], (status(ended), there)
+    told = {each["step"] for each in ended.result["left"]}
+    for name in ("db", "api", "web"):
+        i = there.get(f"shop-{name}")
+        assert (f"start:shop-{name}" in told) == bool(i and i.alive), (name, told, i)
+        assert kit.service(name).status not in ("starting", "stopping"), (name, kit.service(name).status)
