@@ -1,4 +1,4 @@
-"""What fresh eyes found."""
+"""What a death or a cancel between two writes of an operation must not change: who runs, and what is told."""
 
 import pytest
 
