@@ -68,8 +68,8 @@ def test_one_that_kills_six_workers_ends_and_names_what_may_stand_still(kit):
     assert _stands({"result": ended.result})[1:] == ["may stand still: shop-db-1, shop-web-1"]
 
 
-@pytest.mark.parametrize("stands", ["running", "completed"])
-def test_past_the_first_removal_there_is_no_way_back_and_what_is_left_is_told(kit, stands):
+@pytest.mark.parametrize(("stands", "may_stand"), [("running", ["db", "web", "job"]), ("completed", ["db", "job"])])
+def test_past_the_first_removal_there_is_no_way_back_and_what_is_left_is_told(kit, stands, may_stand):
     operation_id = _promised(kit, stop="completed", remove=stands)
     _silent(kit, operation_id, 3)
 
@@ -77,7 +77,8 @@ def test_past_the_first_removal_there_is_no_way_back_and_what_is_left_is_told(ki
 
     ended = kit.operation(operation_id)
     assert (ended.status, ended.error["code"], ended.result["runs"]) == ("failed", "poison", OURS)
-    assert [each["service"] for each in ended.result["left"]] == ["db", "job"]
+    # A removal that was begun may not have been done.
+    assert [each["service"] for each in ended.result["left"]] == may_stand
 
 
 @pytest.mark.parametrize(
