@@ -32,8 +32,8 @@ def plan_start(
     ids whose image is present. A running instance is left alone even if it drifted: updating is another operation.
     What completed is not run again unless it is in `again`: named itself, as a start of Compose runs it again. `gone`
     are ids that are needed and no longer registered. `unready` are those that an earlier attempt has started and not
-    seen ready: that they run is not enough. Who runs and lives in the container of one that is started is restarted
-    after it: it has the network of a container that is gone.
+    seen ready: that they run is not enough. Who runs and lives in the container of one that is started, or was since,
+    is restarted after it: it has the network of a container that is gone.
 
     Raises:
         DependencyCycle: services need each other in a ring.
@@ -49,7 +49,11 @@ def plan_start(
     for service_id in in_order(specs, groups):
         spec = by_id[service_id]
         instance = observed.of(service_id)
-        anew = sorted(each for each in lives_in(spec) if f"{Action.START}:{each}" in planned)
+        anew = sorted(
+            each
+            for each in lives_in(spec)
+            if f"{Action.START}:{each}" in planned or _outlived(observed.of(each), instance)
+        )
         if anew and instance.alive:
             made = _steps_to_move_in_again(spec, anew, before(spec, needs[service_id], by_id, planned))
             steps += made
@@ -160,11 +164,17 @@ def _steps_to_start(
     return [*_bring_up(spec, cause, image_ready, after, optional), wait]
 
 
+def _outlived(host: Instance, resident: Instance) -> bool:
+    """Whether the container that one lives in was started since: by hand, or by somebody who was killed then."""
+    began, moved_in = host.started_at, resident.started_at
+    return host.alive and began is not None and moved_in is not None and began > moved_in
+
+
 def _steps_to_move_in_again(
     spec: ServiceSpec, anew: Sequence[str], needs: tuple[tuple[str, ...], frozenset[str]]
 ) -> list[Step]:
     after, optional = needs
-    cause = f"it lives in the container of {', '.join(anew)}, which is started"
+    cause = f"it lives in the container of {', '.join(anew)}, which is started anew"
     condition = own_condition(spec)
     # Not before that one is ready: if it fails, who lives in it is left as it is.
     stop = Step(Action.STOP, spec.id, cause, after, None, optional)

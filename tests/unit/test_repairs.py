@@ -13,6 +13,7 @@ from models import registry_graph
 from models.base import now
 from tests.unit.worker_kit import Kit, checked, inside, plain, status
 from workers import state
+from workers.carrying import read_subject
 from workers.runtimes.in_memory import Behaviour
 
 
@@ -429,8 +430,20 @@ def test_a_start_restarts_who_runs_and_lives_in_what_it_starts_and_nobody_where_
     assert ended.status == "completed"
     assert {"stop:shop-side", "start:shop-side", "wait:shop-side"} < set(status(ended))
     assert next(each for each in ended.steps if each.id == "stop:shop-side").cause == (
-        "it lives in the container of shop-vpn, which is started"
+        "it lives in the container of shop-vpn, which is started anew"
     )
     kit.run(kit.ask("stop", only=["shop-side"]))
     kit.run(kit.ask("stop", only=["shop-vpn"]))
     assert not any(each.endswith("shop-side") for each in status(kit.run(kit.ask("start", only=["shop-vpn"]))))
+
+
+def test_who_lives_in_a_container_that_somebody_has_started_since_is_restarted_by_a_start(kit):
+    """Also where that was a worker that was killed before it came to who lives in it."""
+    _vpn_and_who_lives_in_it(kit)
+    kit.memory.end("shop-vpn", 1)
+    kit.memory.start(read_subject(kit.record, ["shop-vpn"]).by_id["shop-vpn"])
+
+    ended = kit.does("start")
+
+    assert [step.id for step in ended.steps] == ["stop:shop-side", "start:shop-side", "wait:shop-side"]
+    assert kit.does("start").steps == []
