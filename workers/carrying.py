@@ -97,7 +97,8 @@ def carry_out(context: Context, operation: Operation, claim: Claim, journal: Jou
         if parameters.get("dry_run"):
             journal.finish(OperationStatus.COMPLETED, {"plan": guarded.plan.as_dict(journal.expected(guarded.plan))})
             return
-        journal.begin(guarded.plan, done=earlier.done(operation, observed, subject.last_ends))
+        done = earlier.done(operation, observed, subject.last_ends)
+        journal.begin(guarded.plan, done=done, anew=tries == 0)
         outcome = carry(context, operation, claim, journal, subject, guarded.plan, guarded.decision, until=until)
         if not starts or not guard.may_plan_again(outcome, subject.by_id, tries):
             break

@@ -34,6 +34,7 @@ _SERVICE_WHILE = {
 }
 # The steps of another service that one waits for; its state is added when somebody reads (`registry_waiting`).
 _GATES = (Action.START, Action.WAIT)
+_IN_VAIN = {StepStatus.FAILED, StepStatus.SKIPPED}
 # What changes a service on an update's way forward.
 _CHANGES = (Action.CREATE, Action.STOP, Action.START, Action.WAIT)
 
@@ -65,8 +66,15 @@ class Journal:
             self._ended.add(step_id)
             operation.progress = max(operation.progress, percent(self._weights, self._ended))
 
-    def begin(self, plan: Plan, decision: Mapping[str, Any] | None = None, done: Collection[str] = frozenset()) -> None:
-        """Write the plan's steps. What an earlier attempt had begun and this plan no longer needs was done.
+    def begin(
+        self,
+        plan: Plan,
+        decision: Mapping[str, Any] | None = None,
+        done: Collection[str] = frozenset(),
+        anew: bool = False,
+    ) -> None:
+        """Write the plan's steps. What an earlier attempt had begun and this plan no longer needs was done. `anew`: so
+        was what had failed or was skipped then: this is an attempt's first plan, and it looked at what there is.
 
         `done` are steps that were done: if the operation was cancelled, nobody does them again, and they are told.
         `decision` is kept with the operation: whoever takes over goes on with it.
@@ -77,9 +85,10 @@ class Journal:
             if decision is not None:
                 operation.parameters = (operation.parameters or {}) | {"decision": dict(decision)}
             known = {step.id: step for step in operation.steps}
+            over = STEP_FINAL - _IN_VAIN if anew and operation.cancel_requested_at is None else STEP_FINAL
             for row in known.values():
-                if row.id not in planned and StepStatus(row.status) not in STEP_FINAL:
-                    row.status = StepStatus.COMPLETED.value
+                if row.id not in planned and StepStatus(row.status) not in over:
+                    row.status, row.error = StepStatus.COMPLETED.value, None
                     row.started_at = row.started_at or now()
                     row.ended_at = now()
             position = len(known)

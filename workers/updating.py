@@ -99,7 +99,7 @@ class Update:
         except ClosError as refusal:
             self._turn(refusal, cancelled=False)
             return
-        self._journal.begin(plan)
+        self._journal.begin(plan, anew=True)
         self._steps = len(plan.steps)
         # The way back has no such limit: it is to succeed, however long it takes.
         limit_s = (self._operation.parameters or {}).get("step_timeout")

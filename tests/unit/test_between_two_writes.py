@@ -2,8 +2,8 @@
 
 import pytest
 
-from domain.errors import PortHeld
-from domain.planning import Action
+from domain.errors import EngineUnreachable, PortHeld
+from domain.planning import Action, Plan, Step
 from models import operation_requests, operation_takeovers, operations
 from models.base import now
 from models.operations import Operation, OperationStep
@@ -11,6 +11,7 @@ from tests.unit.test_update_operations import _again, change, killed_at, seen, u
 from tests.unit.worker_kit import Kit, plain
 from workers import adopting, adoption_record
 from workers.adoption_record import Foreign, Promise
+from workers.carrying import read_subject
 from workers.claims import Claims
 from workers.journal import Journal
 from workers.runtimes.in_memory import Behaviour
@@ -145,3 +146,24 @@ def test_an_old_container_whose_removal_was_begun_and_may_not_have_been_done_is_
     operation = Operation(steps=rows, compensation={"containers": containers, "result": {}})
     assert operation_takeovers.is_past_return(operation)
     assert [each["name"] for each in operation_takeovers.left(operation, {})["left"]] == ["b", "c"]
+
+
+@pytest.mark.parametrize("how", ["failed", "skipped"])
+def test_what_was_in_vain_in_an_attempt_that_was_killed_and_is_so_by_now_was_done(kit, how):
+    kit.group("shop", plain("db"))
+    operation_id = kit.ask("start")
+    _operation, claim = kit.context.claims.take(operation_id)
+    journal, start = Journal(kit.record, kit.context.feed, claim), Step(Action.START, "shop-db", "it is wanted")
+    journal.begin(Plan((start,)))
+    if how == "failed":
+        journal.failed(start, EngineUnreachable("it is away"))
+    else:
+        journal.skipped([(start, "wait:shop-other")])
+    kit.context.claims.drop(claim)
+    kit.memory.start(read_subject(kit.record, ["shop-db"]).by_id["shop-db"])  # by hand, meanwhile
+    kit.change(operation_id, heartbeat_at=None)
+
+    ended = kit.run(operation_id)
+
+    assert (ended.status, ended.attempt) == ("completed", 2)
+    assert [(step.id, step.status, step.error) for step in ended.steps] == [("start:shop-db", "completed", None)]
