@@ -3,7 +3,7 @@
 A group that depends on another needs all of its services, and so does each of its own services.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import BindParameter, ColumnElement, Row, Select, bindparam, select
@@ -92,20 +92,21 @@ def _groups_needing(session: Session, names: Collection[str]) -> set[str]:
 def following(session: Session, roots: Collection[str]) -> set[str]:
     """Who is restarted with one of these services, however far, without them: who asks for it (`restart: true`), and
     who lives in its container, whatever it asks for."""
-    found, new = set[str](), set(roots)
-    while new:
-        found |= new
-        new = ({row.id for row in _rows(session, _FOLLOWING, new)} | _residents(session, new)) - found
-    return found - set(roots)
+    return _grown(roots, lambda new: {row.id for row in _rows(session, _FOLLOWING, new)} | _residents(session, new))
 
 
 def residents(session: Session, of: Collection[str]) -> set[str]:
     """Who lives in the containers of these services, however far, without them: cut off when those are started."""
-    found, new = set[str](), set(of)
+    return _grown(of, lambda new: _residents(session, new))
+
+
+def _grown(roots: Collection[str], next_to: Callable[[set[str]], set[str]]) -> set[str]:
+    """All that is reached from these over whatever is next to what was reached, without them."""
+    found, new = set[str](), set(roots)
     while new:
         found |= new
-        new = _residents(session, new) - found
-    return found - set(of)
+        new = next_to(new) - found
+    return found - set(roots)
 
 
 def _residents(session: Session, of: Collection[str]) -> set[str]:

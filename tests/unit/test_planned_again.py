@@ -7,14 +7,9 @@ from workers.port_guard import PortGuard
 from workers.runtimes.in_memory import Behaviour
 
 
-def test_what_was_not_ready_is_not_forgotten_because_another_one_had_to_move(kit, monkeypatch):  # noqa: F811
-    kit.group(
-        "shop",
-        plain("db"),
-        plain("web", ports=[{"container_port": 23460, "host_port": 23460}], conflicts={"on_start": "migrate"}),
-    )
-    kit.memory.behave("shop-db", Behaviour(unhealthy=True))
-    kit.memory.behave("shop-web", Behaviour(fail_on={"start": PortHeld(23460, "tcp", "0.0.0.0", STRANGER)}))
+def _moves_away(kit, monkeypatch, port):  # noqa: F811
+    """`web` finds its port taken once, and starts well on another one."""
+    kit.memory.behave("shop-web", Behaviour(fail_on={"start": PortHeld(port, "tcp", "0.0.0.0", STRANGER)}))
     again = PortGuard.may_plan_again
 
     def then_well(guard, *words):
@@ -22,6 +17,16 @@ def test_what_was_not_ready_is_not_forgotten_because_another_one_had_to_move(kit
         return again(guard, *words)
 
     monkeypatch.setattr(PortGuard, "may_plan_again", then_well)
+
+
+def test_what_was_not_ready_is_not_forgotten_because_another_one_had_to_move(kit, monkeypatch):  # noqa: F811
+    kit.group(
+        "shop",
+        plain("db"),
+        plain("web", ports=[{"container_port": 23460, "host_port": 23460}], conflicts={"on_start": "migrate"}),
+    )
+    kit.memory.behave("shop-db", Behaviour(unhealthy=True))
+    _moves_away(kit, monkeypatch, 23460)
     ended = kit.run(kit.ask("start", step_timeout=0.3, on_conflict="migrate"))
     assert (ended.status, ended.error["code"], ended.error["step"]) == ("failed", "timeout", "wait:shop-db")
     assert kit.memory.calls.count(("start", "shop-db")) == 1
@@ -32,14 +37,7 @@ def test_a_job_that_ran_is_not_run_again_because_another_one_had_to_move(kit, mo
     web = plain("web", ports=[{"container_port": 23461, "host_port": 23461}], conflicts={"on_start": "migrate"})
     kit.group("shop", plain("job", restart_policy="no"), web | {"depends_on": needs})
     kit.memory.behave("shop-job", Behaviour(ends_with=0))
-    kit.memory.behave("shop-web", Behaviour(fail_on={"start": PortHeld(23461, "tcp", "0.0.0.0", STRANGER)}))
-    again = PortGuard.may_plan_again
-
-    def then_well(guard, *words):
-        kit.memory.behave("shop-web", Behaviour())
-        return again(guard, *words)
-
-    monkeypatch.setattr(PortGuard, "may_plan_again", then_well)
+    _moves_away(kit, monkeypatch, 23461)
     ended = kit.run(kit.ask("start", only=["shop-job", "shop-web"], on_conflict="migrate"))
     assert ended.status == "completed", ended.error
     assert kit.memory.calls.count(("start", "shop-job")) == 1
