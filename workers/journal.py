@@ -34,7 +34,8 @@ _SERVICE_WHILE = {
 }
 # The steps of another service that one waits for; its state is added when somebody reads (`registry_waiting`).
 _GATES = (Action.START, Action.WAIT)
-_IN_VAIN = {StepStatus.FAILED, StepStatus.SKIPPED}
+# Left out of a plan where the look shows that they are done. What is done to ports and strangers does not show.
+_SHOWN_BY_A_LOOK = (Action.PULL, Action.BUILD, Action.CREATE, Action.START, Action.WAIT, Action.STOP, Action.REMOVE)
 # What changes a service on an update's way forward.
 _CHANGES = (Action.CREATE, Action.STOP, Action.START, Action.WAIT)
 
@@ -85,9 +86,10 @@ class Journal:
             if decision is not None:
                 operation.parameters = (operation.parameters or {}) | {"decision": dict(decision)}
             known = {step.id: step for step in operation.steps}
-            over = STEP_FINAL - _IN_VAIN if anew and operation.cancel_requested_at is None else STEP_FINAL
+            anew = anew and operation.cancel_requested_at is None
             for row in known.values():
-                if row.id not in planned and StepStatus(row.status) not in over:
+                over = StepStatus(row.status) in STEP_FINAL and not (anew and _was_in_vain(row))
+                if row.id not in planned and not over:
                     row.status, row.error = StepStatus.COMPLETED.value, None
                     row.started_at = row.started_at or now()
                     row.ended_at = now()
@@ -363,6 +365,10 @@ class Journal:
                 session, operation, status, result=dict(result or {}), error=dict(error) if error else None
             )
         self._feed.wake()
+
+
+def _was_in_vain(row: OperationStep) -> bool:
+    return row.status in (StepStatus.FAILED, StepStatus.SKIPPED) and row.action in _SHOWN_BY_A_LOOK
 
 
 def _row(step: Step, position: int) -> OperationStep:

@@ -154,7 +154,9 @@ def test_what_was_in_vain_in_an_attempt_that_was_killed_and_is_so_by_now_was_don
     operation_id = kit.ask("start")
     _operation, claim = kit.context.claims.take(operation_id)
     journal, start = Journal(kit.record, kit.context.feed, claim), Step(Action.START, "shop-db", "it is wanted")
-    journal.begin(Plan((start,)))
+    ended_by_force = Step(Action.TERMINATE, "pid:4711", "it has the port")
+    journal.begin(Plan((start, ended_by_force)))
+    journal.failed(ended_by_force, EngineUnreachable("it is away"))
     if how == "failed":
         journal.failed(start, EngineUnreachable("it is away"))
     else:
@@ -166,4 +168,8 @@ def test_what_was_in_vain_in_an_attempt_that_was_killed_and_is_so_by_now_was_don
     ended = kit.run(operation_id)
 
     assert (ended.status, ended.attempt) == ("completed", 2)
-    assert [(step.id, step.status, step.error) for step in ended.steps] == [("start:shop-db", "completed", None)]
+    assert {step.id: (step.status, step.error is None) for step in ended.steps} == {
+        "start:shop-db": ("completed", True),
+        # Whether a stranger was ended no look shows.
+        "terminate:pid:4711": ("failed", False),
+    }
