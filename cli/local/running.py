@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bus.process_identity import (
+    boot_id,
     identity,
     is_alive,
     read_identity,
@@ -69,13 +70,36 @@ def starting(home: Path) -> Iterator[None]:
 def end_leftovers(home: Path, say: Callable[[str], None]) -> None:
     """End what a supervisor that died left behind: the server last, since the others write to it."""
     left = registered(home)
+    left += _unregistered(home, {process["pid"] for process in left})
     if left:
         say("ending what an earlier CLOS left: " + ", ".join(f"{p['role']} (pid {p['pid']})" for p in left))
     for group in ([p for p in left if p["role"] != REDIS_ROLE], [p for p in left if p["role"] == REDIS_ROLE]):
         end(group)
     for process in left:
-        Path(process["file"]).unlink(missing_ok=True)
+        if "file" in process:
+            Path(process["file"]).unlink(missing_ok=True)
     (home / "run" / "supervisor.json").unlink(missing_ok=True)
+
+
+def _unregistered(home: Path, known: set[int]) -> list[dict[str, Any]]:
+    """What a dead supervisor of this home had started and that has not said yet who it is.
+
+    Its session outlives it, and no pid is given anew while a session bears its number; should both be gone and the
+    number be another one's since, that one does not run on this home.
+    """
+    dead = read_identity(home / "run" / "supervisor.json")
+    if dead is None or dead.get("boot_id") != boot_id() or is_alive(dead):
+        return []
+    found = []
+    for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()):
+        with contextlib.suppress(OSError):  # gone, or somebody else's
+            if pid not in known and os.getsid(pid) == dead.get("pid") and _runs_on(home, pid):
+                found.append(identity(pid) | {"role": "not ready"})
+    return found
+
+
+def _runs_on(home: Path, pid: int) -> bool:
+    return b"CLOS_HOME=" + os.fsencode(home) in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 def end(processes: list[dict[str, Any]], term_s: float = TERM_S) -> None:

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 import settings
+from bus.process_identity import start_ticks
 from cli.errors import CliError
 from cli.invocation import Invocation
 from cli.local import checks, readiness, registry, running, supervision
@@ -150,7 +151,19 @@ def test_the_foreground_ends_when_somebody_takes_it_down_or_kills_its_supervisor
                 _stay(started)
         else:
             _stay(started)
-        wait_until(lambda: not checks.registered(home.folder))
+        assert checks.registered(home.folder) == []
+
+
+def test_what_a_killed_supervisor_had_only_just_started_is_ended_with_the_rest(home: Home) -> None:
+    silent = home.folder / "silent.pid"
+    script = f"import os, time; open({str(silent)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    home.procfile.write_text(home.procfile.read_text() + f'silent: python -c "{script}"\n')
+    started = supervision.start(home.environ(), {}, print)
+    pid = int(wait_until(lambda: silent.exists() and silent.read_text()))
+    started.process.kill()
+    with pytest.raises(CliError, match="ended with -9"):
+        _stay(started)
+    assert start_ticks(pid) is None
 
 
 def test_a_command_that_needs_clos_brings_it_up_and_says_so(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
