@@ -340,6 +340,12 @@ class Stopping(ClosError):
     code = "stopping"
 
 
+class CutOff(ClosError):
+    """A step had begun, and whoever did it was cut off before it was written down how it ended."""
+
+    code = "cut_off"
+
+
 class UnreachableReference(ValidationFailed):
     """A reference to something that its consumer cannot reach from where it runs; `errors` names its field."""
 

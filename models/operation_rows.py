@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import Boolean, Float, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from domain.errors import CutOff
+from domain.planning import WAITS
 from domain.states import OperationStatus, StepStatus
 from models.base import Base, now
 
@@ -88,6 +90,12 @@ class OperationStep(Base):
     # What earlier runs of it took, in seconds: its weight in the operation's progress.
     expected_s: Mapped[float | None] = mapped_column(Float)
     error: Mapped[dict[str, Any] | None]
+
+    def leave_out(self) -> None:
+        """It is not reached any more. One that had begun says that it may have been done: nobody knows."""
+        self.status, self.ended_at = StepStatus.SKIPPED.value, now()
+        if self.started_at is not None and self.action not in WAITS:
+            self.error = CutOff(f"{self.id} had begun and was cut off: it may have been done once").as_dict()
 
 
 class OperationLock(Base):

@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session, lazyload
 
 from domain.planning import Action
 from domain.states import OperationStatus, StepStatus
-from models.base import now
 from models.operation_rows import Operation
 
 OURS, THEIRS, PART = (
@@ -33,7 +32,7 @@ def turn_back(operation: Operation, end: Mapping[str, Any]) -> None:
     """Write down that it goes back, and how it is to end then. What has not begun of the way forward is left out."""
     for row in operation.steps:
         if row.status == StepStatus.PENDING.value:
-            row.status, row.ended_at = StepStatus.SKIPPED.value, now()
+            row.leave_out()
     operation.compensation = (operation.compensation or {}) | {"back": dict(end)}
 
 

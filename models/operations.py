@@ -271,8 +271,7 @@ def _end(session: Session, end: End) -> None:
     operation_queue.leave(session, operation, end.status)
     for step in operation.steps:
         if StepStatus(step.status) in (StepStatus.PENDING, StepStatus.RUNNING):
-            step.status = StepStatus.SKIPPED.value
-            step.ended_at = now()
+            step.leave_out()
     operation.status = end.status.value
     operation.end_time = now()
     operation.current_step = None

@@ -223,7 +223,8 @@ class Journal:
             for step, because in steps:
                 row = self._row_of(session, step)
                 row.status, row.ended_at = StepStatus.SKIPPED.value, now()
-                error = DependencyFailed(f"{step.target} was not attempted: {because} failed", step=because)
+                before = "" if row.started_at is None else "; an attempt that was cut off had begun it"
+                error = DependencyFailed(f"{step.target} was not attempted: {because} failed{before}", step=because)
                 row.error = error.as_dict()
                 self._advance(operation, row.id)
                 if step.action in (Action.START, Action.CREATE):
@@ -299,7 +300,7 @@ class Journal:
             operation = self._held(session)
             for row in operation.steps:
                 if row.id not in planned and StepStatus(row.status) not in STEP_FINAL:
-                    row.status, row.ended_at = StepStatus.SKIPPED.value, now()
+                    row.leave_out()
         self.begin(plan)
 
     def undone(self, service_ids: Collection[str]) -> None:

@@ -46,7 +46,7 @@ def everything(kind: type[ClosError]) -> Iterator[type[ClosError]]:
 OF_OPERATIONS = {
     "internal_error", "image_missing", "image_pull_failed", "address_pool_exhausted", "start_failed", "unhealthy",
     "dependency_failed", "timeout", "permission_denied", "poison", "cancelled", "unresolved_conflict", "claim_lost",
-    "stopping", "unknown_operation", "compose_refused", "batch_failed",
+    "stopping", "unknown_operation", "compose_refused", "batch_failed", "cut_off",
 }  # fmt: skip
 
 

@@ -173,3 +173,37 @@ def test_what_was_in_vain_in_an_attempt_that_was_killed_and_is_so_by_now_was_don
         # Whether a stranger was ended no look shows.
         "terminate:pid:4711": ("failed", False),
     }
+
+
+def _cut_off_at_its_last_start(kit, monkeypatch):
+    """Both were started, the worker died before it could write that of the second, and then both ended."""
+    kit.group("shop", plain("db"), plain("web", "db"))
+    operation_id = kit.ask("start")
+    with killed_at(kit, monkeypatch, "start", 2, after=True):
+        kit.run(operation_id)
+    for service_id in ("shop-db", "shop-web"):
+        kit.memory.lose(service_id)
+    return operation_id
+
+
+def test_a_cancelled_step_that_a_killed_worker_had_begun_says_that_it_may_have_been_done(kit, monkeypatch):
+    operation_id = _cut_off_at_its_last_start(kit, monkeypatch)
+    begin = Journal.begin
+
+    def and_cancelled(journal, *plan, **how):
+        begin(journal, *plan, **how)
+        _cancel(kit, operation_id)
+
+    monkeypatch.setattr(Journal, "begin", and_cancelled)
+    steps = {step.id: step for step in _again(kit, operation_id).steps}
+    assert steps["start:shop-web"].status == "skipped"
+    assert steps["start:shop-web"].error["code"] == "cut_off"
+    assert steps["wait:shop-web"].error is None
+
+
+def test_a_step_that_a_killed_worker_had_begun_and_that_is_skipped_now_says_so(kit, monkeypatch):
+    operation_id = _cut_off_at_its_last_start(kit, monkeypatch)
+    kit.memory.behave("shop-db", Behaviour(fail_on={"start": EngineUnreachable("it is away")}))
+    (web,) = (step for step in _again(kit, operation_id).steps if step.id == "start:shop-web")
+    assert (web.status, web.error["code"]) == ("skipped", "dependency_failed")
+    assert "cut off" in web.error["message"]

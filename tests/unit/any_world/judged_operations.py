@@ -63,6 +63,9 @@ def _happened(operation: Operation, world: World, statuses: dict[str, str]) -> l
     wrong = []
     name = _name(operation)
     done: dict[str, set[str]] = defaultdict(set)
+    # An attempt that died may have done it; the one that ended only knows that it had begun, and must say so.
+    taken_over = operation.fence > 1
+    told = {step.id for step in operation.steps if taken_over and "cut off" in (step.error or {}).get("message", "")}
     for what, service_id, holder in world.machine.happened:
         if holder == operation.id:
             done[service_id].add(what)
@@ -72,7 +75,7 @@ def _happened(operation: Operation, world: World, statuses: dict[str, str]) -> l
             # Kept as it is after a failure, an update takes away what it had only made.
             aside = action == "restore" and statuses.get(f"create:{service_id}") == "undone"
             back = f"restore:{service_id}" in statuses or f"withdraw:{service_id}" in statuses
-            if whats & calls and status in _NOT_DONE and not back and not aside:
+            if whats & calls and status in _NOT_DONE and not (back or aside or f"{action}:{service_id}" in told):
                 wrong.append(f"{name} did {action} {service_id}, and its list says {status} ({statuses})")
     for step_id, status in statuses.items():
         action, service_id = step_id.split(":", 1)
