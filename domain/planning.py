@@ -5,7 +5,7 @@ unique in its plan. What already is as wanted gives no step, so planning again a
 left.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -50,11 +50,11 @@ class Step:
     condition: Condition | None = None
     # Dependencies that may fail without taking this step along.
     optional: frozenset[str] = frozenset()
+    # Its name in the plan; asked for so often that it is made once.
+    id: str = field(init=False, compare=False, repr=False)
 
-    @property
-    def id(self) -> str:
-        """Its name in the plan."""
-        return f"{self.action}:{self.target}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", f"{self.action}:{self.target}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +95,15 @@ class Plan:
         }
 
 
-def ready(steps: Sequence[Step], done: Collection[str], failed: Collection[str], begun: Collection[str]) -> list[Step]:
-    """Steps that have not begun and need wait for nothing more, in plan order.
+def ready(steps: Iterable[Step], done: Collection[str], failed: Collection[str]) -> list[Step]:
+    """Those of the steps that need wait for nothing more, in their order.
 
     A need that failed is no longer waited for where it is optional.
     """
     return [
         step
         for step in steps
-        if step.id not in begun
-        and all(need in done or (need in failed and need in step.optional) for need in step.depends_on)
+        if all(need in done or (need in failed and need in step.optional) for need in step.depends_on)
     ]
 
 

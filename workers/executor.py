@@ -1,8 +1,12 @@
 """Walks a plan: ready steps in parallel, dependents of a failure skipped. It decides nothing."""
 
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import structlog
@@ -66,6 +70,7 @@ class Executor:
         # What waits for one step of the same target and for nothing else is begun as that one ends.
         self._next = {each.depends_on[0]: each for each in plan.steps if _only_waits_for_its_own(each)}
         self._waiting = 0
+        self._ended: SimpleQueue[Future[Step | None]] = SimpleQueue()
 
     def run(self, deadline: float) -> Outcome:
         """Do all steps. `deadline` is on the monotonic clock.
@@ -76,33 +81,55 @@ class Executor:
         """
         outcome = Outcome()
         running: dict[Future[Step | None], Step] = {}
-        begun: set[str] = set()
+        to_do = {step.id: step for step in self._plan.steps}
         # Each step that does something may become one more wait than there is room for (`_following`).
         with ThreadPoolExecutor(self._parallel * (2 + _WAITS_PER_STEP), "clos-step") as pool:
+            begin = partial(self._begin, pool, running, to_do, deadline)
             try:
                 while True:
-                    self._skip_blocked(begun, outcome)
-                    self._begin_ready(pool, running, begun, outcome, deadline)
+                    self._skip_blocked(to_do, outcome)
+                    self._begin_ready(begin, running, to_do, outcome)
                     if not running:
                         return outcome
-                    for future in wait(running, _LOOK_UP_S, FIRST_COMPLETED).done:
+                    for future in self._next_ended():
                         following = self._record(running.pop(future), future, outcome)
                         if following is not None:
-                            begun.add(following.id)
-                            running[pool.submit(self._one, following, deadline, True)] = following
+                            begin(following, True)
             except BaseException:
                 # Every wait inside a step looks at the claim, so these end by themselves.
                 self._claim.lost.set()
                 wait(running)
                 raise
 
-    def _begin_ready(
+    def _begin(
         self,
         pool: ThreadPoolExecutor,
         running: dict[Future[Step | None], Step],
-        begun: set[str],
-        outcome: Outcome,
+        to_do: dict[str, Step],
         deadline: float,
+        step: Step,
+        on_record: bool = False,
+    ) -> None:
+        del to_do[step.id]
+        future = pool.submit(self._one, step, deadline, on_record)
+        running[future] = step
+        future.add_done_callback(self._ended.put)
+
+    def _next_ended(self) -> list["Future[Step | None]"]:
+        """What has ended; nothing, if nothing does for a while. Cheaper than to wait for all that run, each time."""
+        found: list[Future[Step | None]] = []
+        with suppress(Empty):
+            found.append(self._ended.get(timeout=_LOOK_UP_S))
+            while True:
+                found.append(self._ended.get_nowait())
+        return found
+
+    def _begin_ready(
+        self,
+        begin: Callable[[Step], None],
+        running: Mapping["Future[Step | None]", Step],
+        to_do: Mapping[str, Step],
+        outcome: Outcome,
     ) -> None:
         self._claim.check()
         if self._claim.cancelled.is_set():
@@ -110,13 +137,11 @@ class Executor:
             return
         self._waiting = waiting = sum(step.action in WAITS for step in running.values())
         room = {True: self._parallel * _WAITS_PER_STEP - waiting, False: self._parallel - len(running) + waiting}
-        for step in ready(self._plan.steps, outcome.completed, outcome.lost, begun):
+        for step in ready(to_do.values(), outcome.completed, outcome.lost):
             waits = step.action in WAITS
-            if room[waits] <= 0:
-                continue
-            room[waits] -= 1
-            begun.add(step.id)
-            running[pool.submit(self._one, step, deadline)] = step
+            if room[waits] > 0:
+                room[waits] -= 1
+                begin(step)
 
     def _one(self, step: Step, deadline: float, begun: bool = False) -> Step | None:
         """Do a step that is on record as begun, or is put there now. The next one, if that is on record as begun."""
@@ -186,16 +211,13 @@ class Executor:
             return None
         return self._observer.instance(self._steps.spec(step.target), max_age_s=0.0)
 
-    def _skip_blocked(self, begun: set[str], outcome: Outcome) -> None:
+    def _skip_blocked(self, to_do: dict[str, Step], outcome: Outcome) -> None:
         skipped: list[tuple[Step, str]] = []
-        for step in self._plan.steps:
-            if step.id in begun or step.id in outcome.skipped:
-                continue
+        for step in list(to_do.values()) if outcome.failed else ():
             if (because := blocked_by(step, outcome.lost)) is not None:
                 # What is told is the failure at the root, not the last of those that it took along.
                 outcome.skipped[step.id] = outcome.skipped.get(because, because)
-                begun.add(step.id)
-                skipped.append((step, outcome.skipped[step.id]))
+                skipped.append((to_do.pop(step.id), outcome.skipped[step.id]))
         self._journal.skipped(skipped)
 
     def last_observation(self, outcome: Outcome) -> None:
