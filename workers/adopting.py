@@ -6,7 +6,6 @@ the same volumes and networks. Only when all of it is up are the old containers 
 own go, and the old ones are started again.
 """
 
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -137,7 +136,7 @@ def _go_back(
     context: Context, operation: Operation, claim: Claim, journal: Journal, subject: Subject, promised: Promise
 ) -> dict[str, Any]:
     """Take the group's own away, and start what ran before. No cancel breaks off the way back. What runs then."""
-    steadfast = replace(claim, cancelled=threading.Event())
+    steadfast = claim.for_way_back()
     # What it needed of other groups may have run before, and is none of the project's.
     subject = replace(subject, specs=tuple(spec for spec in subject.specs if spec.group == promised.group))
     _want(context, claim, subject, Desired.STOPPED)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -31,6 +31,12 @@ class Claim:
     stopping: threading.Event
     lost: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    # A way back goes on whoever asks for the operation's end.
+    steadfast: bool = False
+
+    def for_way_back(self) -> "Claim":
+        """The same claim, which no cancel breaks off."""
+        return replace(self, cancelled=threading.Event(), steadfast=True)
 
     def check(self) -> None:
         """Called between effects and in every wait.

@@ -1,7 +1,7 @@
 """Walks a plan: ready steps in parallel, dependents of a failure skipped. It decides nothing."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -88,13 +88,13 @@ class Executor:
             try:
                 while True:
                     self._skip_blocked(to_do, outcome)
-                    self._begin_ready(begin, running, to_do, outcome)
+                    self._begin_ready(begin, running, to_do, outcome, deadline)
                     if not running:
                         return outcome
                     for future in self._next_ended():
                         following = self._record(running.pop(future), future, outcome)
                         if following is not None:
-                            begin(following, True)
+                            begin(following)
             except BaseException:
                 # Every wait inside a step looks at the claim, so these end by themselves.
                 self._claim.lost.set()
@@ -108,10 +108,9 @@ class Executor:
         to_do: dict[str, Step],
         deadline: float,
         step: Step,
-        on_record: bool = False,
     ) -> None:
         del to_do[step.id]
-        future = pool.submit(self._one, step, deadline, on_record)
+        future = pool.submit(self._one, step, deadline)
         running[future] = step
         future.add_done_callback(self._ended.put)
 
@@ -130,25 +129,37 @@ class Executor:
         running: Mapping["Future[Step | None]", Step],
         to_do: Mapping[str, Step],
         outcome: Outcome,
+        deadline: float,
     ) -> None:
         self._claim.check()
         if self._claim.cancelled.is_set():
             outcome.cancelled = True
             return
+        found = self._with_room(running, ready(to_do.values(), outcome.completed, outcome.lost))
+        in_time = time.monotonic() < deadline
+        # Put on record together: one write for all that can begin.
+        if found and in_time and not self._journal.started(found, anyway=self._claim.steadfast):
+            outcome.cancelled = True
+            return
+        for step in found:
+            begin(step)
+
+    def _with_room(self, running: Mapping["Future[Step | None]", Step], steps: Iterable[Step]) -> list[Step]:
+        """The first of these steps, as many as may run beside what runs."""
         self._waiting = waiting = sum(step.action in WAITS for step in running.values())
         room = {True: self._parallel * _WAITS_PER_STEP - waiting, False: self._parallel - len(running) + waiting}
-        for step in ready(to_do.values(), outcome.completed, outcome.lost):
+        found = []
+        for step in steps:
             waits = step.action in WAITS
             if room[waits] > 0:
                 room[waits] -= 1
-                begin(step)
+                found.append(step)
+        return found
 
-    def _one(self, step: Step, deadline: float, begun: bool = False) -> Step | None:
-        """Do a step that is on record as begun, or is put there now. The next one, if that is on record as begun."""
-        if not begun:
-            if time.monotonic() >= deadline:
-                raise TimedOut("the operation's time was up before this step", hint="give it a longer timeout")
-            self._journal.started(step)
+    def _one(self, step: Step, deadline: float) -> Step | None:
+        """Do a step that is on record as begun. The next one, if that is on record as begun then."""
+        if time.monotonic() >= deadline:
+            raise TimedOut("the operation's time was up before this step", hint="give it a longer timeout")
         self._claim.check_waiting()  # a cancel that the journal saw just now
         began = time.monotonic()
         done = self._within_its_time(step, deadline)

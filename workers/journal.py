@@ -135,12 +135,16 @@ class Journal:
                     {"kind": "dependency", "ref": each, "text": f"waiting for {each}"} for each in providers
                 ]
 
-    def started(self, step: Step) -> None:
-        """A step runs now."""
+    def started(self, steps: Sequence[Step], anyway: bool = False) -> bool:
+        """These steps run now. Whether they do: not where somebody has asked for an end, unless `anyway`."""
         # Each row is loaded by its key, once: nothing that is read here hangs on what was not flushed yet.
         with self._record.write() as session, session.no_autoflush:
-            self._begin_step(session, self._held(session), step)
+            operation = self._held(session)
+            goes_on = anyway or operation.cancel_requested_at is None
+            for step in steps if goes_on else ():
+                self._begin_step(session, operation, step)
         self._feed.wake(ends=False)
+        return goes_on
 
     def _begin_step(self, session: Session, operation: Operation, step: Step) -> None:
         row = self._row_of(session, step)

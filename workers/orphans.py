@@ -104,7 +104,7 @@ def remove(context: Context, operation: Operation, claim: Claim, journal: Journa
     _refuse_if_adopted(context, ref, of)
     step = Step(Action.REMOVE, _target(kind, ref), f"its removal was asked for; its mark says {of}")
     journal.begin(Plan((step,)))
-    journal.started(step)
+    journal.started([step], anyway=True)
     try:
         with fence.guarded(lambda: context.claims.verify(claim)):
             context.runtimes[kind].discard(ref, _STOP_TIMEOUT_S)

@@ -1,6 +1,5 @@
 """Updates: forward while all goes well, back where it does not; whoever takes over goes on in the same direction."""
 
-import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -72,7 +71,7 @@ class Update:
         self._operation = operation
         self._claim = claim
         # A cancel turns it round; the rest of the way nothing breaks off.
-        self._steadfast = replace(claim, cancelled=threading.Event())
+        self._steadfast = claim.for_way_back()
         self._journal = journal
         self._subject = subject
         self._kept = kept

@@ -42,10 +42,11 @@ def _cancel_at(kit, monkeypatch, operation_id, when, place):
         if len(seen) == place + 1:
             _cancel(kit, operation_id)
 
-    def begins(journal, step):
-        started(journal, step)
-        if when == "started":
+    def begins(journal, steps, anyway=False):
+        goes_on = started(journal, steps, anyway)
+        for step in steps if when == "started" and goes_on else ():
             note(step)
+        return goes_on
 
     def ends(journal, step, *more, following=None):
         if when == "completed":
@@ -122,7 +123,7 @@ def test_a_container_that_was_made_and_not_started_is_taken_away_by_whoever_take
     create = Step(Action.CREATE, "shop-db", "it is wanted")
     journal = Journal(kit.record, kit.context.feed, claim)
     journal.begin(Plan((create,)))
-    journal.started(create)
+    journal.started([create])
     kit.memory.create(_spec(kit, "shop-db"))
     _cancel(kit, operation_id)
     kit.change(operation_id, heartbeat_at=None)
@@ -216,9 +217,9 @@ def test_what_waits_only_for_its_services_own_step_is_on_record_as_begun_when_th
     kit.group("shop", _container("db"), _container("api", "db"))
     started, alone = Journal.started, []
 
-    def begins(journal, step):
-        alone.append(step.id)
-        started(journal, step)
+    def begins(journal, steps, anyway=False):
+        alone.extend(step.id for step in steps)
+        return started(journal, steps, anyway)
 
     monkeypatch.setattr(Journal, "started", begins)
     ended = kit.does("start")

@@ -103,3 +103,25 @@ def test_a_cancel_after_the_write_that_began_a_follower_leaves_what_its_list_say
         i = there.get(f"shop-{name}")
         assert (f"start:shop-{name}" in told) == bool(i and i.alive), (name, told, i)
         assert kit.service(name).status not in ("starting", "stopping"), (name, kit.service(name).status)
+
+
+def test_what_can_begin_together_is_put_on_record_in_one_write_and_nothing_of_it_once_the_end_is_asked_for(
+    kit, monkeypatch
+):
+    kit.group("shop", *(box(name) for name in ("a", "b", "c")), box("web", "a", "b", "c"))
+    operation_id = kit.ask("start")
+    started, together = Journal.started, []
+
+    def begins(journal, steps, anyway=False):
+        if together:
+            with kit.record.write() as session:
+                operation_requests.cancel(session, operations.get(session, operation_id))
+        together.append({step.id for step in steps})
+        return started(journal, steps, anyway)
+
+    monkeypatch.setattr(Journal, "started", begins)
+    ended = kit.run(operation_id)
+
+    assert together[0] == {"pull:shop-a", "pull:shop-b"}  # two at a time
+    assert ended.status == "cancelled"
+    assert not [step.id for step in ended.steps if step.target in ("shop-c", "shop-web") and step.started_at]

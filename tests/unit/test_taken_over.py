@@ -113,7 +113,7 @@ def test_what_a_cancelled_start_had_done_is_in_its_list_whoever_ends_it(kit):
     journal = Journal(kit.record, kit.context.feed, taken[1])
     start = Step(Action.START, "shop-job", "it is wanted")
     journal.begin(Plan((start,)))
-    journal.started(start)
+    journal.started([start])
     journal.completed(start, kit.memory.start(read_subject(kit.record, ["shop-job"]).by_id["shop-job"]))
     with kit.record.write() as session:
         operation_requests.cancel(session, operations.get(session, operation_id))
