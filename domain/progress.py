@@ -18,6 +18,8 @@ _USUALLY_S = {
     "pull": 15.0, "build": 30.0, "wait": 3.0, "confirm": 3.0, "stop": 2.0, "withdraw": 2.0, "terminate": 2.0,
 }  # fmt: skip
 _ELSE_S = 0.5
+# Sums of fractions fall short of a whole percent by less than this.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,28 @@ def weight_s(action: str, expected_s: float | None) -> float:
     return max(_LEAST_S, expected_s if expected_s is not None else _USUALLY_S.get(action, _ELSE_S))
 
 
-def percent(weights: Mapping[str, float], ended: Iterable[str]) -> int:
-    """How much of the weight has ended, at most 99: 100 is for the operation's end."""
-    whole = sum(weights.values())
-    return min(99, int(100 * sum(weights.get(each, 0.0) for each in ended) / whole)) if whole else 0
+class Tally:
+    """How much of an operation's steps, by their weights, has ended."""
+
+    def __init__(self, weights: Mapping[str, float], ended: Iterable[str] = ()) -> None:
+        self._weights = dict(weights)
+        self._whole = sum(self._weights.values())
+        self._left = set(self._weights)
+        self._come = 0.0
+        for each in ended:
+            self.end(each)
+
+    def end(self, step_id: str) -> int:
+        """A step has ended, told once or more often. How far it has come, in percent."""
+        if step_id in self._left:
+            self._left.remove(step_id)
+            self._come += self._weights[step_id]
+        return self.percent
+
+    @property
+    def percent(self) -> int:
+        """At most 99: 100 is for the operation's end."""
+        return min(99, int(100 * self._come / self._whole + _ROUNDING)) if self._whole else 0
 
 
 def critical_path(parts: Sequence[Part]) -> list[str]:

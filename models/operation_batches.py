@@ -18,6 +18,7 @@ from models.base import table_of
 from models.installation import worker_threads
 from models.operation_events import tell
 from models.operation_rows import Operation, OperationWait
+from models.operation_steps import Standing
 
 _children, _waits = table_of(Operation), table_of(OperationWait)
 _parents = _children.alias("parents")
@@ -111,13 +112,13 @@ def to_cancel(session: Session, parent: Operation, most: int) -> Sequence[Operat
     return session.scalars(left.order_by(begun, Operation.created_at, Operation.id).limit(most)).all()
 
 
-def parent_of(session: Session, child: Operation) -> Operation | None:
+def parent_of(session: Session, child: Operation | Standing) -> Operation | None:
     """The active parent of a child."""
     parent = session.get(Operation, child.parent_id, options=[lazyload(Operation.steps)])
     return parent if parent is not None and OperationStatus(parent.status) not in FINAL else None
 
 
-def progress(session: Session, child: Operation) -> int:
+def progress(session: Session, child: Operation | Standing) -> int:
     """Bring the parent's progress up to its children's. How many of them have not ended; 0 too without a parent."""
     parent = parent_of(session, child)
     if parent is None:

@@ -7,11 +7,12 @@ from sqlalchemy.orm import Session
 from domain.events import EventType, Severity
 from models import events
 from models.operation_rows import Operation
+from models.operation_steps import Standing
 
 
 def tell(
     session: Session,
-    operation: Operation,
+    operation: Operation | Standing,
     type_: EventType,
     severity: Severity = Severity.INFO,
     step: dict[str, Any] | None = None,

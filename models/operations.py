@@ -33,6 +33,7 @@ from models.operation_rows import (
     new_id,
     service_target,
 )
+from models.operation_steps import Standing
 
 # Whoever works with operations finds their rows here too.
 __all__ = [
@@ -290,7 +291,7 @@ def _end(session: Session, end: End) -> None:
         tell(session, operation, EventType.GROUP_OPERATION_COMPLETED, severity)
 
 
-def progress(session: Session, operation: Operation, step: dict[str, Any] | None = None) -> None:
+def progress(session: Session, operation: Operation | Standing, step: dict[str, Any] | None = None) -> None:
     """Tell how far it has come, and its batch with it."""
     if operation.parent_id is not None:
         operation_batches.progress(session, operation)

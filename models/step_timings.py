@@ -1,6 +1,6 @@
 """What steps took in earlier runs: a moving average per step id, which is the same in every operation."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -31,7 +31,7 @@ def _learning(dialect: str) -> sqlite.Insert | postgresql.Insert:
     )
 
 
-# Built once: every step that ends learns.
+# Built once: every operation that ends learns.
 _LEARN = {name: _learning(name) for name in ("sqlite", "postgresql")}
 
 
@@ -42,11 +42,12 @@ def expected(session: Session, step_ids: Collection[str]) -> dict[str, float]:
     return {row.step_id: row.seconds for row in session.execute(_EXPECTED, {"ids": list(step_ids)})}
 
 
-def learn(session: Session, step_id: str, seconds: float) -> None:
-    """A run of that step took so long."""
-    row = {"step_id": step_id, "seconds": seconds, "samples": 1, "updated_at": now()}
-    connection = session.connection()
-    connection.execute(_LEARN[connection.dialect.name], row)
+def learn(session: Session, took: Mapping[str, float]) -> None:
+    """Runs of these steps took so long, in seconds."""
+    rows = [{"step_id": each, "seconds": took[each], "samples": 1, "updated_at": now()} for each in sorted(took)]
+    if rows:
+        connection = session.connection()
+        connection.execute(_LEARN[connection.dialect.name], rows)
 
 
 def of_services(session: Session, service_ids: Collection[str]) -> dict[str, float]:

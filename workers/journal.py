@@ -14,11 +14,12 @@ from bus.feed import Feed
 from domain.errors import ClosError, DatabaseBusy, DependencyFailed, describe_holder
 from domain.observation import Instance, ObservedState, Phase, status_of
 from domain.planning import Action, Plan, Step
-from domain.progress import percent, weight_s
+from domain.progress import Tally, weight_s
 from domain.specs import Condition
 from domain.states import STEP_FINAL, Desired, HealthStatus, OperationStatus, ServiceStatus, StepStatus
-from models import operations, questions, step_timings
-from models.base import now, written
+from models import operation_steps, operations, questions, step_timings
+from models.base import now
+from models.operation_steps import Standing
 from models.operations import Operation, OperationStep
 from models.record import Record
 from models.services import Service
@@ -48,14 +49,14 @@ class Journal:
         self._feed = feed
         self._claim = claim
         # What the steps weigh, all and ended: counted here, so that a write need not load them all.
-        self._weights: dict[str, float] = {}
-        self._ended: set[str] = set()
+        self._tally = Tally({})
+        # What its steps took; learned at the end, at once.
+        self._took: dict[str, float] = {}
         self._guard = threading.Lock()
 
     def _held(self, session: Session) -> Operation:
         operation = operations.held(session, self._claim.operation_id, self._claim.fence)
-        if operation.cancel_requested_at is not None:
-            self._claim.cancelled.set()  # sooner than the heartbeat learns of it
+        self._is_to_end(operation)
         return operation
 
     def _row_of(self, session: Session, step: Step) -> OperationStep:
@@ -63,9 +64,11 @@ class Journal:
 
     def _advance(self, operation: Operation, step_id: str) -> None:
         """A step has ended. 100 is for the end alone; progress never falls, even if a new attempt has more steps."""
+        operation.progress = max(operation.progress, self._come(step_id))
+
+    def _come(self, step_id: str) -> int:
         with self._guard:
-            self._ended.add(step_id)
-            operation.progress = max(operation.progress, percent(self._weights, self._ended))
+            return self._tally.end(step_id)
 
     def begin(
         self,
@@ -90,9 +93,8 @@ class Journal:
             for row in known.values():
                 over = StepStatus(row.status) in STEP_FINAL and not (anew and _was_in_vain(row))
                 if row.id not in planned and not over:
-                    row.status, row.error = StepStatus.COMPLETED.value, None
-                    row.started_at = row.started_at or now()
-                    row.ended_at = now()
+                    # What nobody had begun was found done: it has no `started_at`.
+                    row.status, row.error, row.ended_at = StepStatus.COMPLETED.value, None, now()
             position = len(known)
             for step in plan.steps:
                 if (again := known.get(step.id)) is not None:
@@ -113,9 +115,9 @@ class Journal:
         expected = step_timings.expected(session, [row.id for row in rows])
         for row in rows:
             row.expected_s = expected.get(row.id, row.expected_s)
+        weights = {row.id: weight_s(row.action, row.expected_s) for row in rows}
         with self._guard:
-            self._weights = {row.id: weight_s(row.action, row.expected_s) for row in rows}
-            self._ended = {row.id for row in rows if StepStatus(row.status) in STEP_FINAL}
+            self._tally = Tally(weights, (row.id for row in rows if StepStatus(row.status) in STEP_FINAL))
 
     def expected(self, plan: Plan) -> dict[str, float]:
         """What the steps of a plan that is only shown are expected to take."""
@@ -137,22 +139,29 @@ class Journal:
 
     def started(self, steps: Sequence[Step], anyway: bool = False) -> bool:
         """These steps run now. Whether they do: not where somebody has asked for an end, unless `anyway`."""
-        # Each row is loaded by its key, once: nothing that is read here hangs on what was not flushed yet.
+        ids = [step.id for step in steps]
         with self._record.write() as session, session.no_autoflush:
-            operation = self._held(session)
-            goes_on = anyway or operation.cancel_requested_at is None
+            operation = operation_steps.advance(session, self._fenced, following=ids, anyway=anyway)
+            goes_on = anyway or not self._is_to_end(operation)
             for step in steps if goes_on else ():
                 self._begin_step(session, operation, step)
         self._feed.wake(ends=False)
         return goes_on
 
-    def _begin_step(self, session: Session, operation: Operation, step: Step) -> None:
-        row = self._row_of(session, step)
-        row.status, row.started_at = StepStatus.RUNNING.value, now()
-        operation.current_step = step.id
+    @property
+    def _fenced(self) -> tuple[str, int]:
+        return self._claim.operation_id, self._claim.fence
+
+    def _is_to_end(self, operation: Operation | Standing) -> bool:
+        if operation.cancel_requested_at is not None:
+            self._claim.cancelled.set()  # sooner than the heartbeat learns of it
+        return operation.cancel_requested_at is not None
+
+    def _begin_step(self, session: Session, operation: Standing, step: Step) -> None:
+        row = operation_steps.begin(session, operation.id, step.id)
         if (status := _SERVICE_WHILE.get(step.action)) is not None:
             service_rows.set_status(session, operation, step.target, status, step.cause, waiting=[])
-        operations.progress(session, operation, _shown(row))
+        operations.progress(session, operation, operation_steps.shown(row))
 
     def completed(
         self,
@@ -164,19 +173,18 @@ class Journal:
     ) -> bool:
         """A step is done; `instance` is what its runtime showed then, `references` what its references meant. Whether
         `following` runs now: not where somebody has asked for the operation's end meanwhile."""
+        come, then = self._come(step.id), [following.id] if following is not None else []
         with self._record.write() as session, session.no_autoflush:
-            operation = self._held(session)
-            row = self._row_of(session, step)
-            row.status, row.ended_at = StepStatus.COMPLETED.value, now()
-            self._advance(operation, row.id)
+            operation = operation_steps.advance(session, self._fenced, come, then)
+            row = operation_steps.complete(session, operation.id, step.id)
             if row.started_at is not None:
-                step_timings.learn(session, row.id, (row.ended_at - row.started_at).total_seconds())
+                self._took[step.id] = (row.ended_at - row.started_at).total_seconds()
             if instance is not None:
                 service_rows.set_instance(session, operation, step, instance, health)
             if references is not None and (service := service_rows.row_of(session, step.target)) is not None:
                 service.resolved_references = dict(references) or None
-            operations.progress(session, operation, _shown(row))
-            goes_on = following is not None and operation.cancel_requested_at is None
+            operations.progress(session, operation, operation_steps.shown(row))
+            goes_on = not self._is_to_end(operation) and following is not None
             if following is not None and goes_on:
                 self._begin_step(session, operation, following)
         self._feed.wake(ends=False)
@@ -191,7 +199,7 @@ class Journal:
             row.error = error.as_dict()
             self._advance(operation, row.id)
             self._service_failed(session, operation, step, error, instance)
-            operations.progress(session, operation, _shown(row))
+            operations.progress(session, operation, operation_steps.shown(row))
         self._feed.wake()
 
     @staticmethod
@@ -256,7 +264,7 @@ class Journal:
             row.status, row.ended_at = StepStatus.UNDONE.value, row.ended_at or now()
             self._advance(operation, row.id)
             service_rows.record_instance(session, operation, step.target, instance)
-            operations.progress(session, operation, _shown(row))
+            operations.progress(session, operation, operation_steps.shown(row))
         self._feed.wake()
 
     def note(self, step: Step, text: str) -> None:
@@ -264,7 +272,7 @@ class Journal:
         try:
             with self._record.write() as session:
                 operation = self._held(session)
-                shown = _shown(self._row_of(session, step)) | {"note": text[:500]}
+                shown = operation_steps.shown(self._row_of(session, step)) | {"note": text[:500]}
                 operations.progress(session, operation, shown)
         except DatabaseBusy:
             return
@@ -366,6 +374,7 @@ class Journal:
             operation = self._held(session)
             if last is not None:
                 last(session)
+            step_timings.learn(session, self._took)
             operations.finish(
                 session, operation, status, result=dict(result or {}), error=dict(error) if error else None
             )
@@ -386,19 +395,3 @@ def _row(step: Step, position: int) -> OperationStep:
         cause=step.cause,
         status=StepStatus.PENDING.value,
     )
-
-
-def _shown(row: OperationStep) -> dict[str, Any]:
-    """A step as interface.md has it."""
-    return {
-        "id": row.id,
-        "action": row.action,
-        "target": row.target,
-        "depends_on": row.depends_on or [],
-        "cause": row.cause,
-        "status": row.status,
-        "started_at": written(row.started_at),
-        "ended_at": written(row.ended_at),
-        "expected_s": row.expected_s,
-        "error": row.error,
-    }

@@ -13,6 +13,7 @@ from domain.planning import WAITS, Action, Step
 from domain.states import UP, HealthStatus, ServiceStatus
 from models import events
 from models.base import now
+from models.operation_steps import Standing
 from models.operations import Operation
 from models.services import Service
 
@@ -23,7 +24,7 @@ def row_of(session: Session, service_id: str) -> Service | None:
 
 
 def set_instance(
-    session: Session, operation: Operation, step: Step, instance: Instance, health: HealthStatus | None
+    session: Session, operation: Operation | Standing, step: Step, instance: Instance, health: HealthStatus | None
 ) -> None:
     """What a step that has ended left: the instance, and the state that follows from it."""
     record_instance(session, operation, step.target, instance, health)
@@ -42,7 +43,7 @@ def set_instance(
 
 def record_instance(
     session: Session,
-    operation: Operation,
+    operation: Operation | Standing,
     service_id: str,
     instance: Instance,
     health: HealthStatus | None = None,
@@ -67,7 +68,7 @@ def record_instance(
         _set_health(session, operation, service, health)
 
 
-def _set_health(session: Session, operation: Operation, service: Service, health: HealthStatus) -> None:
+def _set_health(session: Session, operation: Operation | Standing, service: Service, health: HealthStatus) -> None:
     if health is HealthStatus.HEALTHY:
         service.last_health_check = now()
     service.health_failures = 0
@@ -89,7 +90,7 @@ def _set_health(session: Session, operation: Operation, service: Service, health
 
 def set_status(
     session: Session,
-    operation: Operation,
+    operation: Operation | Standing,
     service_id: str,
     status: ServiceStatus,
     reason: str,

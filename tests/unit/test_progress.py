@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.planning import Plan
-from domain.progress import Part, critical_path, percent, remaining_s, weight_s
+from domain.progress import Part, Tally, critical_path, remaining_s, weight_s
 from domain.states import StepStatus
 from models import step_timings
 from models.operations import StepTiming
@@ -27,8 +27,9 @@ def _part(name, seconds, *needs, how="pending", ran=0.0, action="start"):
 
 def test_progress_goes_by_weight_and_never_says_a_hundred():
     weights = {"short": 1.0, "long": 9.0}
-    assert [percent(weights, done) for done in ([], ["short"], ["long"], ["short", "long"])] == [0, 10, 90, 99]
-    assert percent({}, []) == 0
+    done: tuple[list[str], ...] = ([], ["short"], ["long"], ["short", "long"], ["short", "short", "of another plan"])
+    assert [Tally(weights, ended).percent for ended in done] == [0, 10, 90, 99, 10]
+    assert Tally({}).end("short") == 0
 
 
 def test_a_step_that_never_ran_weighs_what_such_a_step_usually_takes():
@@ -84,7 +85,7 @@ def test_what_a_step_took_is_learnt_and_expected_of_the_next_run(kit):
 def test_timings_move_towards_the_newest_run(kit):
     for seconds in (10.0, 20.0):
         with kit.record.write() as session:
-            step_timings.learn(session, "start:x", seconds)
+            step_timings.learn(session, {"start:x": seconds})
     with kit.record.read() as session:
         assert step_timings.expected(session, ["start:x", "start:y"]) == {"start:x": 13.0}
 
@@ -92,9 +93,8 @@ def test_timings_move_towards_the_newest_run(kit):
 def test_the_progress_of_an_operation_follows_the_weights(kit):
     kit.group("shop", plain("db"), plain("web", "db"))
     with kit.record.write() as session:
-        for step, seconds in (("start:shop-db", 8.0), ("wait:shop-db", 1.0), ("start:shop-web", 0.5)):
-            step_timings.learn(session, step, seconds)
-        step_timings.learn(session, "wait:shop-web", 0.5)
+        took = {"start:shop-db": 8.0, "wait:shop-db": 1.0, "start:shop-web": 0.5, "wait:shop-web": 0.5}
+        step_timings.learn(session, took)
     operation = kit.does("start")
     told = [event["data"]["progress"] for event in kit.events("operation.progress")]
     assert sorted(set(told)) == [0, 80, 90, 95, 99]
@@ -106,8 +106,8 @@ def test_a_dry_run_shows_the_path_that_takes_longest(kit):
     kit.group("shop", plain("a"), plain("b"), plain("web", "a", "b"))
     with kit.record.write() as session:
         for each in ("a", "b", "web"):
-            step_timings.learn(session, f"wait:shop-{each}", 0.1)
-            step_timings.learn(session, f"start:shop-{each}", 5.0 if each == "b" else 0.1)
+            took = {f"wait:shop-{each}": 0.1, f"start:shop-{each}": 5.0 if each == "b" else 0.1}
+            step_timings.learn(session, took)
     plan = kit.does("start", dry_run=True).result["plan"]
     assert plan["critical_path"] == ["start:shop-b", "wait:shop-b", "start:shop-web", "wait:shop-web"]
 

@@ -201,3 +201,20 @@ def test_what_a_cancelled_start_had_done_is_in_its_list_though_its_worker_could_
     assert ended.status == "cancelled"
     assert status(ended)["start:shop-job"] == "completed"
     assert kit.memory.calls.count(("start", "shop-job")) == 1
+
+
+def test_what_nobody_had_begun_and_the_next_attempt_finds_done_has_not_begun_then(kit):
+    """Else a cancelled operation would look as if it had begun something after somebody asked for its end."""
+    kit.group("shop", plain("db"))
+    operation_id = kit.ask("start")
+    taken = kit.context.claims.take(operation_id)
+    assert taken is not None
+    journal = Journal(kit.record, kit.context.feed, taken[1])
+    journal.begin(Plan((Step(Action.WAIT, "shop-db", "it is wanted"),)))
+    with kit.record.write() as session:
+        operation_requests.cancel(session, operations.get(session, operation_id))
+    journal.begin(Plan(()))
+
+    (wait,) = journal.steps()
+
+    assert (wait.status, wait.started_at) == ("completed", None)
