@@ -341,7 +341,7 @@ class Stopping(ClosError):
 
 
 class CutOff(ClosError):
-    """A step had begun, and whoever did it was cut off before it was written down how it ended."""
+    """A step had begun before, is not done again, and nobody knows how far it came: who did it was cut off."""
 
     code = "cut_off"
 

@@ -37,6 +37,8 @@ class Action(StrEnum):
 
 # They only look: a cancel breaks them off, and they take no step's place.
 WAITS = frozenset({Action.WAIT, Action.CONFIRM})
+# Broken off, they leave every service as it was.
+TRACELESS = WAITS | {Action.PULL, Action.BUILD}
 
 
 @dataclass(frozen=True, slots=True)

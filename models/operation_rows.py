@@ -9,7 +9,7 @@ from sqlalchemy import Boolean, Float, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from domain.errors import CutOff
-from domain.planning import WAITS
+from domain.planning import TRACELESS
 from domain.states import OperationStatus, StepStatus
 from models.base import Base, now
 
@@ -94,8 +94,8 @@ class OperationStep(Base):
     def leave_out(self) -> None:
         """It is not reached any more. One that had begun says that it may have been done: nobody knows."""
         self.status, self.ended_at = StepStatus.SKIPPED.value, now()
-        if self.started_at is not None and self.action not in WAITS:
-            self.error = CutOff(f"{self.id} had begun and was cut off: it may have been done once").as_dict()
+        if self.started_at is not None and self.action not in TRACELESS:
+            self.error = CutOff(f"{self.id} had begun before and was not done again: it may have been done").as_dict()
 
 
 class OperationLock(Base):

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, lazyload
 
-from domain.planning import Action
+from domain.planning import TRACELESS, Action
 from domain.states import OperationStatus, StepStatus
 from models.operation_rows import Operation
 
@@ -31,7 +31,8 @@ def is_promised(operation: Operation) -> bool:
 def turn_back(operation: Operation, end: Mapping[str, Any]) -> None:
     """Write down that it goes back, and how it is to end then. What has not begun of the way forward is left out."""
     for row in operation.steps:
-        if row.status == StepStatus.PENDING.value:
+        broken_off = row.status == StepStatus.RUNNING.value and row.action in TRACELESS
+        if row.status == StepStatus.PENDING.value or broken_off:
             row.leave_out()
     operation.compensation = (operation.compensation or {}) | {"back": dict(end)}
 

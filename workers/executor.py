@@ -160,7 +160,6 @@ class Executor:
         """Do a step that is on record as begun. The next one, if that is on record as begun then."""
         if time.monotonic() >= deadline:
             raise TimedOut("the operation's time was up before this step", hint="give it a longer timeout")
-        self._claim.check_waiting()  # a cancel that the journal saw just now
         began = time.monotonic()
         done = self._within_its_time(step, deadline)
         following = self._following(step, deadline)

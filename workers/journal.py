@@ -5,6 +5,7 @@ Every write names the claim's fence, so a worker that lost its claim writes noth
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -36,7 +37,7 @@ _SERVICE_WHILE = {
 # The steps of another service that one waits for; its state is added when somebody reads (`registry_waiting`).
 _GATES = (Action.START, Action.WAIT)
 # Left out of a plan where the look shows that they are done. What is done to ports and strangers does not show.
-_SHOWN_BY_A_LOOK = (Action.PULL, Action.BUILD, Action.CREATE, Action.START, Action.WAIT, Action.STOP, Action.REMOVE)
+_SHOWN_BY_A_LOOK = frozenset(Action) - {Action.LEASE, Action.RELEASE, Action.MIGRATE_PORT, Action.TERMINATE}
 # What changes a service on an update's way forward.
 _CHANGES = (Action.CREATE, Action.STOP, Action.START, Action.WAIT)
 
@@ -93,9 +94,8 @@ class Journal:
             for row in known.values():
                 over = StepStatus(row.status) in STEP_FINAL and not (anew and _was_in_vain(row))
                 if row.id not in planned and not over:
-                    # What nobody had begun was found done: it has no `started_at`.
-                    row.status, row.error, row.ended_at = StepStatus.COMPLETED.value, None, now()
-            position = len(known)
+                    self._no_longer_needed(operation, row)
+            position = max((row.position + 1 for row in known.values()), default=0)
             for step in plan.steps:
                 if (again := known.get(step.id)) is not None:
                     if operation.cancel_requested_at is not None and step.id in done:
@@ -110,6 +110,17 @@ class Journal:
             self._name_what_is_waited_for(session, plan)
             operations.progress(session, operation)
         self._feed.wake()
+
+    @staticmethod
+    def _no_longer_needed(operation: Operation, row: OperationStep) -> None:
+        """What an earlier attempt had planned is as wanted without being done now."""
+        if row.action in _SHOWN_BY_A_LOOK or (row.started_at is not None and operation.cancel_requested_at is None):
+            # What nobody had begun was found done: it has no `started_at`.
+            row.status, row.error, row.ended_at = StepStatus.COMPLETED.value, None, now()
+        elif row.started_at is not None:
+            row.leave_out()
+        else:
+            operation.steps.remove(row)  # the port is free, or the stranger gone, without anybody's doing
 
     def _weigh(self, session: Session, rows: Sequence[OperationStep]) -> None:
         expected = step_timings.expected(session, [row.id for row in rows])
@@ -161,7 +172,8 @@ class Journal:
         row = operation_steps.begin(session, operation.id, step.id)
         if (status := _SERVICE_WHILE.get(step.action)) is not None:
             service_rows.set_status(session, operation, step.target, status, step.cause, waiting=[])
-        operations.progress(session, operation, operation_steps.shown(row))
+        # Of those that begin together, each tells of itself.
+        operations.progress(session, replace(operation, current_step=step.id), operation_steps.shown(row))
 
     def completed(
         self,
@@ -235,8 +247,8 @@ class Journal:
             for step, because in steps:
                 row = self._row_of(session, step)
                 row.status, row.ended_at = StepStatus.SKIPPED.value, now()
-                before = "" if row.started_at is None else "; an attempt that was cut off had begun it"
-                error = DependencyFailed(f"{step.target} was not attempted: {because} failed{before}", step=because)
+                again = "" if row.started_at is None else " again: it had begun before, and may have been done"
+                error = DependencyFailed(f"{step.target} was not attempted{again}; {because} failed", step=because)
                 row.error = error.as_dict()
                 self._advance(operation, row.id)
                 if step.action in (Action.START, Action.CREATE):
@@ -350,6 +362,7 @@ class Journal:
             operation = self._held(session)
             asks = operation.cancel_requested_at is None
             if asks:
+                step_timings.learn(session, self._took)
                 questions.ask(session, operation, question)
         self._feed.wake()
         return asks
@@ -358,6 +371,7 @@ class Journal:
         """Give the operation back to whoever comes next."""
         with self._record.write() as session:
             operation = self._held(session)
+            step_timings.learn(session, self._took)
             operations.hand_back(operation)
             operations.progress(session, operation)
         self._feed.wake()

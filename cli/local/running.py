@@ -16,6 +16,7 @@ from bus.process_identity import (
     read_identity,
     registered,
     send,
+    start_ticks,
     write_identity,
 )
 from cli.errors import CliError
@@ -87,13 +88,15 @@ def _unregistered(home: Path, known: set[int]) -> list[dict[str, Any]]:
     Its session outlives it, and no pid is given anew while a session bears its number; should both be gone and the
     number be another one's since, that one does not run on this home.
     """
-    dead = read_identity(home / "run" / "supervisor.json")
-    if dead is None or dead.get("boot_id") != boot_id() or is_alive(dead):
+    dead = read_identity(home / "run" / "supervisor.json") or {}
+    number = dead.get("pid")
+    # A living process of that number, or a session of it that this command is in, is another one's.
+    if dead.get("boot_id") != boot_id() or start_ticks(int(number or 0)) is not None or os.getsid(0) == number:
         return []
     found = []
     for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()):
         with contextlib.suppress(OSError):  # gone, or somebody else's
-            if pid not in known and os.getsid(pid) == dead.get("pid") and _runs_on(home, pid):
+            if pid not in known and os.getsid(pid) == number and _runs_on(home, pid):
                 found.append(identity(pid) | {"role": "not ready"})
     return found
 
@@ -129,7 +132,7 @@ def stop(home: Path, there: Mapping[str, Any], limit_s: float = STOP_S) -> None:
             control.programs()
         time.sleep(0.02)
     if is_alive(there):
-        send(there, signal.SIGKILL)
+        end([dict(there)], term_s=0.0)
     end_leftovers(home, lambda _: None)
 
 

@@ -7,7 +7,7 @@ from domain.planning import Action, Plan, Step
 from models import operation_requests, operation_takeovers, operations
 from models.base import now
 from models.operations import Operation, OperationStep
-from tests.unit.test_update_operations import _again, change, killed_at, seen, up
+from tests.unit.test_update_operations import _again, change, hash_of, killed_at, runs, seen, up
 from tests.unit.worker_kit import Kit, plain
 from workers import adopting, adoption_record
 from workers.adoption_record import Foreign, Promise
@@ -29,8 +29,8 @@ def _cancel(kit, operation_id):
         operation_requests.cancel(session, operations.get(session, operation_id))
 
 
-def test_a_kept_update_cancelled_between_a_stop_and_the_start_that_is_on_record_keeps_the_old_one(kit, monkeypatch):
-    before = up(kit, plain("db"))
+def test_a_kept_update_cancelled_between_a_stop_and_the_start_that_is_on_record_does_that_and_says_so(kit, monkeypatch):
+    up(kit, plain("db"))
     change(kit, "db")
     operation_id = kit.ask("update", on_failure="keep")
     completed = Journal.completed
@@ -43,8 +43,11 @@ def test_a_kept_update_cancelled_between_a_stop_and_the_start_that_is_on_record_
         return goes_on
 
     monkeypatch.setattr(Journal, "completed", ends)
-    kit.run(operation_id)
-    assert seen(kit)["db"].ref == before["db"].ref
+    ended = kit.run(operation_id)
+    db = seen(kit)["db"]
+    assert db.alive
+    assert (ended.status, runs(ended)) == ("cancelled", {"db": "new"})
+    assert db.spec_hash == hash_of(kit, "db")
 
 
 def test_a_restart_that_is_taken_over_restarts_nobody_whom_it_would_have_left_alone(kit, monkeypatch):
@@ -206,4 +209,4 @@ def test_a_step_that_a_killed_worker_had_begun_and_that_is_skipped_now_says_so(k
     kit.memory.behave("shop-db", Behaviour(fail_on={"start": EngineUnreachable("it is away")}))
     (web,) = (step for step in _again(kit, operation_id).steps if step.id == "start:shop-web")
     assert (web.status, web.error["code"]) == ("skipped", "dependency_failed")
-    assert "cut off" in web.error["message"]
+    assert "it had begun before, and may have been done" in web.error["message"]

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from domain.configuration import Conflicts
+from domain.errors import ClaimLost
 from domain.resolving import Decision
 from domain.states import OperationStatus
-from models import conflict_requests, port_moves, questions, registry_conflicts
+from models import conflict_requests, operation_requests, operations, port_moves, questions, registry_conflicts
 from models.base import now
 from models.groups import Group
 from models.operations import Operation
 from models.ports import PortConflict, PortLease, PortRange
 from tests.ports import free_run
+from tests.unit.test_update_operations import _again
 from tests.unit.worker_kit import Kit, plain, status
 from workers import conflicts, runner, watchdog
+from workers.journal import Journal
 from workers.ports import look
 
 STRANGER = {"kind": "process", "running": True, "name": "postgres", "pid": 812, "service_id": None, "own": False}
@@ -471,3 +474,25 @@ def test_a_conflict_with_a_holder_that_nobody_can_see_lasts_as_long_as_a_bind_fa
         assert [each["id"] for each in open_conflicts(kit)] == [first["id"]]
     conflicts.note(kit.context)
     assert open_conflicts(kit) == []
+
+
+def test_a_move_that_nobody_had_begun_when_its_worker_was_killed_is_not_told_as_done(kit, taken, monkeypatch):
+    kit.group("shop", on(taken))
+    operation_id = kit.ask("start", on_conflict="migrate")
+    begin = Journal.begin
+
+    def dies(journal, *plan, **how):
+        begin(journal, *plan, **how)
+        raise ClaimLost("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "begin", dies)
+        kit.run(operation_id)
+    assert status(kit.operation(operation_id))["migrate_port:shop-api"] == "pending"
+    with kit.record.write() as session:
+        operation_requests.cancel(session, operations.get(session, operation_id))
+
+    ended = _again(kit, operation_id)
+
+    assert (ended.status, ended.result["left"]) == ("cancelled", [])
+    assert "migrate_port:shop-api" not in status(ended)

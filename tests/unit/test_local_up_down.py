@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 import settings
-from bus.process_identity import start_ticks
+from bus.process_identity import identity, start_ticks, write_identity
 from cli.errors import CliError
 from cli.invocation import Invocation
 from cli.local import checks, readiness, registry, running, supervision
@@ -154,12 +154,17 @@ def test_the_foreground_ends_when_somebody_takes_it_down_or_kills_its_supervisor
         assert checks.registered(home.folder) == []
 
 
-def test_what_a_killed_supervisor_had_only_just_started_is_ended_with_the_rest(home: Home) -> None:
+def _silent(home: Home) -> tuple[int, supervision.Started]:
+    """The pid of a program that never says who it is, of a CLOS that is up."""
     silent = home.folder / "silent.pid"
     script = f"import os, time; open({str(silent)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     home.procfile.write_text(home.procfile.read_text() + f'silent: python -c "{script}"\n')
     started = supervision.start(home.environ(), {}, print)
-    pid = int(wait_until(lambda: silent.exists() and silent.read_text()))
+    return int(wait_until(lambda: silent.exists() and silent.read_text())), started
+
+
+def test_what_a_killed_supervisor_had_only_just_started_is_ended_with_the_rest(home: Home) -> None:
+    pid, started = _silent(home)
     started.process.kill()
     with pytest.raises(CliError, match="ended with -9"):
         _stay(started)
@@ -245,3 +250,18 @@ def test_doctor_speaks_json_and_ends_with_one_where_something_must_be_mended(hom
     found = {check["name"]: check for check in json.loads(looked.stdout)}
     assert (found["registry"]["state"], found["home"]["state"]) == ("fail", "warn")
     assert "→" in home.invoke(doctor).output
+
+
+def test_a_supervisor_that_hangs_is_ended_with_all_that_it_had_started(home: Home) -> None:
+    pid, started = _silent(home)
+    started.process.send_signal(signal.SIGSTOP)
+    supervision.stop(home.folder)
+    assert start_ticks(pid) is None
+    assert started.process.wait(5) == -signal.SIGKILL
+
+
+def test_nothing_is_ended_by_a_number_that_is_another_ones_by_now(home: Home) -> None:
+    """The dead supervisor's number is that of this very session; its variables say nothing against it."""
+    gone = identity(os.getsid(0)) | {"role": "supervisor", "start_ticks": 1}
+    write_identity(home.folder / "run" / "supervisor.json", gone)
+    assert running._unregistered(home.folder, set()) == []

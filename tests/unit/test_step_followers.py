@@ -125,3 +125,23 @@ def test_what_can_begin_together_is_put_on_record_in_one_write_and_nothing_of_it
     assert together[0] == {"pull:shop-a", "pull:shop-b"}  # two at a time
     assert ended.status == "cancelled"
     assert not [step.id for step in ended.steps if step.target in ("shop-c", "shop-web") and step.started_at]
+
+
+def test_what_is_on_record_as_begun_when_a_cancel_comes_is_done_and_told(kit, monkeypatch):
+    kit.group("shop", *(plain(name) for name in ("a", "b")), plain("web", "a", "b"))
+    operation_id = kit.ask("start")
+    started = Journal.started
+
+    def then_cancelled(journal, steps, anyway=False):
+        goes_on = started(journal, steps, anyway)
+        with kit.record.write() as session:
+            operation_requests.cancel(session, operations.get(session, operation_id))
+        journal._claim.cancelled.set()
+        return goes_on
+
+    monkeypatch.setattr(Journal, "started", then_cancelled)
+    ended = kit.run(operation_id)
+
+    assert ended.status == "cancelled"
+    assert [each["step"] for each in ended.result["left"]] == ["start:shop-a", "start:shop-b"]
+    assert all(step.error is None for step in ended.steps)

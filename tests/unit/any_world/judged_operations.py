@@ -64,8 +64,9 @@ def _happened(operation: Operation, world: World, statuses: dict[str, str]) -> l
     name = _name(operation)
     done: dict[str, set[str]] = defaultdict(set)
     # An attempt that died may have done it; the one that ended only knows that it had begun, and must say so.
-    taken_over = operation.fence > 1
-    told = {step.id for step in operation.steps if taken_over and "cut off" in (step.error or {}).get("message", "")}
+    told = {step.id for step in operation.steps if "had begun before" in (step.error or {}).get("message", "")}
+    if told and operation.fence == 1:
+        wrong.append(f"{name} was carried out by one worker, which does not know what became of {told}")
     for what, service_id, holder in world.machine.happened:
         if holder == operation.id:
             done[service_id].add(what)
