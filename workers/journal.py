@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bus.feed import Feed
-from domain.errors import ClosError, DatabaseBusy, DependencyFailed, describe_holder
+from domain.errors import ClosError, DatabaseBusy, DependencyFailed, PortHeld, describe_holder
 from domain.observation import Instance, ObservedState, Phase, status_of
 from domain.planning import Action, Plan, Step
 from domain.progress import Tally, weight_s
@@ -101,6 +101,8 @@ class Journal:
                     if operation.cancel_requested_at is not None and step.id in done:
                         again.status, again.ended_at = StepStatus.COMPLETED.value, again.ended_at or now()
                         continue
+                    if (again.error or {}).get("code") == PortHeld.code:
+                        again.started_at = None  # it was refused, so that it was not done
                     again.status, again.error, again.ended_at = StepStatus.PENDING.value, None, None
                     again.depends_on, again.cause = list(step.depends_on), step.cause
                     continue

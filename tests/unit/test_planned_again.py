@@ -1,8 +1,10 @@
 """A start that is planned again because of a port: what the first plan had seen fail."""
 
 from domain.errors import PortHeld
+from models import operation_requests, operations
 from tests.unit.test_conflict_work import STRANGER, kit  # noqa: F401 - the fixture
 from tests.unit.worker_kit import plain
+from workers.journal import Journal
 from workers.port_guard import PortGuard
 from workers.runtimes.in_memory import Behaviour
 
@@ -41,3 +43,23 @@ def test_a_job_that_ran_is_not_run_again_because_another_one_had_to_move(kit, mo
     ended = kit.run(kit.ask("start", only=["shop-job", "shop-web"], on_conflict="migrate"))
     assert ended.status == "completed", ended.error
     assert kit.memory.calls.count(("start", "shop-job")) == 1
+
+
+def test_what_was_refused_and_is_not_reached_again_is_skipped_like_what_never_began(kit, monkeypatch):  # noqa: F811
+    kit.group("shop", plain("web", ports=[{"container_port": 23457, "host_port": 23457}]))
+    kit.memory.behave("shop-web", Behaviour(fail_on={"start": PortHeld(23457, "tcp", "0.0.0.0")}))
+    operation_id = kit.ask("start", on_conflict="migrate")
+    begin, plans = Journal.begin, []
+
+    def and_cancelled(journal, *plan, **how):
+        begin(journal, *plan, **how)
+        plans.append(plan)
+        if len(plans) == 2:
+            with kit.record.write() as session:
+                operation_requests.cancel(session, operations.get(session, operation_id))
+
+    monkeypatch.setattr(Journal, "begin", and_cancelled)
+    steps = {step.id: step for step in kit.run(operation_id).steps}
+
+    assert len(plans) == 2
+    assert (steps["start:shop-web"].status, steps["start:shop-web"].error) == ("skipped", None)
