@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -261,7 +262,35 @@ def test_a_supervisor_that_hangs_is_ended_with_all_that_it_had_started(home: Hom
 
 
 def test_nothing_is_ended_by_a_number_that_is_another_ones_by_now(home: Home) -> None:
-    """The dead supervisor's number is that of this very session; its variables say nothing against it."""
-    gone = identity(os.getsid(0)) | {"role": "supervisor", "start_ticks": 1}
-    write_identity(home.folder / "run" / "supervisor.json", gone)
-    assert running._unregistered(home.folder, set()) == []
+    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True, env=os.environ | home.environ())
+    try:
+        gone = identity(stranger.pid) | {"role": "supervisor", "start_ticks": 1}
+        write_identity(home.folder / "run" / "supervisor.json", gone)
+        assert running._unregistered(home.folder, set()) == []
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+ITS_SESSION = """
+import os, sys, time
+from pathlib import Path
+from bus.process_identity import identity, write_identity
+from cli.local import running
+
+home = Path(sys.argv[1])
+write_identity(home / "run" / "supervisor.json", identity() | {"role": "supervisor", "start_ticks": 1})
+leader = os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == leader:
+    time.sleep(0.01)
+print(running._unregistered(home, set()))
+"""
+
+
+def test_a_command_does_not_end_itself_where_its_session_bears_the_dead_ones_number(home: Home) -> None:
+    command = [sys.executable, "-c", ITS_SESSION, str(home.folder)]
+    environ = os.environ | home.environ() | {"PYTHONPATH": str(ROOT)}
+    said = subprocess.run(command, start_new_session=True, env=environ, capture_output=True, text=True, timeout=30)
+    assert (said.stdout, said.stderr) == ("[]\n", "")
