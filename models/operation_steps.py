@@ -1,7 +1,6 @@
 """What is written at each step of an operation: statements that are built once and need none of the session's
 book-keeping, which took half the time of a write."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -56,18 +55,15 @@ _COMPLETE = _STEP.values(status=StepStatus.COMPLETED.value, ended_at=bindparam("
 
 
 def advance(
-    session: Session, claim: tuple[str, int], come: int = 0, following: Sequence[str] = (), anyway: bool = False
+    session: Session, claim: tuple[str, int], come: int = 0, following: str | None = None, anyway: bool = False
 ) -> Standing:
-    """An operation of a claim (id, fence) has come so far, in percent, and `following` are its steps now, unless
+    """An operation of a claim (id, fence) has come so far, in percent, and `following` is its current step, unless
     somebody has asked for its end (`anyway`: even so). Its progress never falls.
 
     Raises:
         ClaimLost: another worker has claimed it, or it has ended.
     """
-    facts = {
-        "operation": claim[0], "of_fence": claim[1], "come": come, "anyway": anyway,
-        "next": following[-1] if following else None,
-    }  # fmt: skip
+    facts = {"operation": claim[0], "of_fence": claim[1], "come": come, "anyway": anyway, "next": following}
     row = session.connection().execute(_ADVANCE, facts).one_or_none()
     if row is None:
         raise ClaimLost(f"operation {claim[0]} is no longer this worker's")

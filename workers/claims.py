@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from domain.errors import Cancelled, ClaimLost, ClosError, Stopping
 from domain.states import CLAIMED, OperationStatus
 from models import operation_cancels, operations
-from models.base import now
+from models.base import now, table_of
 from models.operations import Operation
 from models.record import Record
 
@@ -20,6 +20,8 @@ log = structlog.get_logger()
 HEARTBEAT_S = 2.0
 # How often it is looked whether somebody wants an operation's end. Nothing is asked while nothing is worked on.
 LOOK_S = 0.5
+_operations = table_of(Operation)
+_STANDS = select(_operations.c.fence, _operations.c.status).where(_operations.c.id == bindparam("operation"))
 
 
 @dataclass
@@ -106,9 +108,7 @@ class Claims:
             ClaimLost: another worker has it, or it has ended.
         """
         with self._record.read() as session:
-            row = session.execute(
-                select(Operation.fence, Operation.status).where(Operation.id == claim.operation_id)
-            ).first()
+            row = session.connection().execute(_STANDS, {"operation": claim.operation_id}).one_or_none()
         if row is None or row.fence != claim.fence or OperationStatus(row.status) not in CLAIMED:
             claim.lost.set()
             raise ClaimLost(f"operation {claim.operation_id} is no longer this worker's")

@@ -20,7 +20,8 @@ from workers.claims import Claim
 from workers.journal import Journal
 from workers.observer import Observer
 from workers.readiness import died, ended_well
-from workers.steps import Done, Steps
+from workers.service_rows import Done
+from workers.steps import Steps
 
 log = structlog.get_logger()
 _LOOK_UP_S = 0.25
@@ -47,6 +48,14 @@ class Outcome:
         return set(self.failed) | set(self.skipped)
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a step ended: with the next one of its target begun, or, if that had nothing to wait for, done too."""
+
+    following: Step | None = None
+    done_too: bool = False
+
+
 class Executor:
     """Carries out one plan for one claim."""
 
@@ -70,7 +79,7 @@ class Executor:
         # What waits for one step of the same target and for nothing else is begun as that one ends.
         self._next = {each.depends_on[0]: each for each in plan.steps if _only_waits_for_its_own(each)}
         self._waiting = 0
-        self._ended: SimpleQueue[Future[Step | None]] = SimpleQueue()
+        self._ended: SimpleQueue[Future[_End]] = SimpleQueue()
 
     def run(self, deadline: float) -> Outcome:
         """Do all steps. `deadline` is on the monotonic clock.
@@ -80,7 +89,7 @@ class Executor:
             DatabaseBusy, SQLAlchemyError: the same, because what was done could not be written down.
         """
         outcome = Outcome()
-        running: dict[Future[Step | None], Step] = {}
+        running: dict[Future[_End], Step] = {}
         to_do = {step.id: step for step in self._plan.steps}
         # Each step that does something may become one more wait than there is room for (`_following`).
         with ThreadPoolExecutor(self._parallel * (2 + _WAITS_PER_STEP), "clos-step") as pool:
@@ -92,9 +101,12 @@ class Executor:
                     if not running:
                         return outcome
                     for future in self._next_ended():
-                        following = self._record(running.pop(future), future, outcome)
-                        if following is not None:
-                            begin(following)
+                        end = self._record(running.pop(future), future, outcome)
+                        if end.following is not None and end.done_too:
+                            del to_do[end.following.id]
+                            outcome.completed.add(end.following.id)
+                        elif end.following is not None:
+                            begin(end.following)
             except BaseException:
                 # Every wait inside a step looks at the claim, so these end by themselves.
                 self._claim.lost.set()
@@ -104,7 +116,7 @@ class Executor:
     def _begin(
         self,
         pool: ThreadPoolExecutor,
-        running: dict[Future[Step | None], Step],
+        running: "dict[Future[_End], Step]",
         to_do: dict[str, Step],
         deadline: float,
         step: Step,
@@ -114,9 +126,9 @@ class Executor:
         running[future] = step
         future.add_done_callback(self._ended.put)
 
-    def _next_ended(self) -> list["Future[Step | None]"]:
+    def _next_ended(self) -> list["Future[_End]"]:
         """What has ended; nothing, if nothing does for a while. Cheaper than to wait for all that run, each time."""
-        found: list[Future[Step | None]] = []
+        found: list[Future[_End]] = []
         with suppress(Empty):
             found.append(self._ended.get(timeout=_LOOK_UP_S))
             while True:
@@ -126,7 +138,7 @@ class Executor:
     def _begin_ready(
         self,
         begin: Callable[[Step], None],
-        running: Mapping["Future[Step | None]", Step],
+        running: Mapping["Future[_End]", Step],
         to_do: Mapping[str, Step],
         outcome: Outcome,
         deadline: float,
@@ -144,7 +156,7 @@ class Executor:
         for step in found:
             begin(step)
 
-    def _with_room(self, running: Mapping["Future[Step | None]", Step], steps: Iterable[Step]) -> list[Step]:
+    def _with_room(self, running: Mapping["Future[_End]", Step], steps: Iterable[Step]) -> list[Step]:
         """The first of these steps, as many as may run beside what runs."""
         self._waiting = waiting = sum(step.action in WAITS for step in running.values())
         room = {True: self._parallel * _WAITS_PER_STEP - waiting, False: self._parallel - len(running) + waiting}
@@ -156,21 +168,22 @@ class Executor:
                 found.append(step)
         return found
 
-    def _one(self, step: Step, deadline: float) -> Step | None:
-        """Do a step that is on record as begun. The next one, if that is on record as begun then."""
+    def _one(self, step: Step, deadline: float) -> "_End":
+        """Do a step that is on record as begun, and what of the next one is on record with its end."""
         if time.monotonic() >= deadline:
             raise TimedOut("the operation's time was up before this step", hint="give it a longer timeout")
         began = time.monotonic()
         done = self._within_its_time(step, deadline)
         following = self._following(step, deadline)
-        goes_on = self._journal.completed(step, done.instance, done.health, done.references, following=following)
+        at_once = None if following is None else self._steps.at_once(following)
+        goes_on = self._journal.completed(step, done, following, at_once)
         log.info(
             "step.completed",
             operation_id=self._claim.operation_id,
             step=step.id,
             duration_ms=round((time.monotonic() - began) * 1000, 1),
         )
-        return following if goes_on else None
+        return _End(following, at_once is not None) if goes_on else _End()
 
     def _following(self, step: Step, deadline: float) -> Step | None:
         """The step that has waited for this one only: one write ends this and begins that."""
@@ -195,8 +208,8 @@ class Executor:
                 **{name: value for name, value in late.facts.items() if name not in ("step", "step_timeout")},
             ) from late
 
-    def _record(self, step: Step, future: "Future[Step | None]", outcome: Outcome) -> Step | None:
-        """Note how a step ended. The one that was begun as it did."""
+    def _record(self, step: Step, future: "Future[_End]", outcome: Outcome) -> "_End":
+        """Note how a step ended."""
         refusal = future.exception()
         if refusal is None:
             outcome.completed.add(step.id)
@@ -206,14 +219,14 @@ class Executor:
             raise refusal
         if isinstance(refusal, Cancelled):
             outcome.cancelled = True  # it only waited; `finish` marks it skipped
-            return None
+            return _End()
         if not isinstance(refusal, ClosError):
             log.error("step.broke", operation_id=self._claim.operation_id, step=step.id, exc_info=refusal)
             refusal = StartFailed(f"{step.id} broke: {refusal}", hint="this is a defect of CLOS: see the worker's log")
         outcome.failed[step.id] = refusal
         log.info("step.failed", operation_id=self._claim.operation_id, step=step.id, code=refusal.code)
         self._journal.failed(step, refusal, self._last_look(step))
-        return None
+        return _End()
 
     def _last_look(self, step: Step) -> Instance | None:
         looked_at = (Action.START, Action.STOP, Action.RESTORE, Action.WITHDRAW, *WAITS)

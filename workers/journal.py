@@ -23,9 +23,10 @@ from models.base import now
 from models.operation_steps import Standing
 from models.operations import Operation, OperationStep
 from models.record import Record
+from models.service_states import ServiceState
 from models.services import Service
-from workers import service_rows
 from workers.claims import Claim
+from workers.service_rows import Done, ServiceRows, rows_for
 
 _SERVICE_WHILE = {
     Action.START: ServiceStatus.STARTING,
@@ -109,7 +110,8 @@ class Journal:
                 operation.steps.append(_row(step, position))
                 position += 1
             self._weigh(session, operation.steps)
-            self._name_what_is_waited_for(session, plan)
+            with rows_for(session, operation) as services:
+                self._name_what_is_waited_for(services, plan)
             operations.progress(session, operation)
         self._feed.wake()
 
@@ -138,26 +140,25 @@ class Journal:
             return step_timings.expected(session, [step.id for step in plan.steps])
 
     @staticmethod
-    def _name_what_is_waited_for(session: Session, plan: Plan) -> None:
+    def _name_what_is_waited_for(services: ServiceRows, plan: Plan) -> None:
         for step in plan.steps:
             if step.action not in (Action.START, Action.CREATE) or not step.depends_on:
                 continue
-            service = service_rows.row_of(session, step.target)
             gates = [need.split(":", 1) for need in step.depends_on]
             providers = sorted({target for action, target in gates if action in _GATES} - {step.target})
-            if service is not None and providers:
+            if providers and (service := services.of(step.target)) is not None:
                 service.waiting_for = [
                     {"kind": "dependency", "ref": each, "text": f"waiting for {each}"} for each in providers
                 ]
 
     def started(self, steps: Sequence[Step], anyway: bool = False) -> bool:
         """These steps run now. Whether they do: not where somebody has asked for an end, unless `anyway`."""
-        ids = [step.id for step in steps]
         with self._record.write() as session, session.no_autoflush:
-            operation = operation_steps.advance(session, self._fenced, following=ids, anyway=anyway)
+            operation = operation_steps.advance(session, self._fenced, following=steps[-1].id, anyway=anyway)
             goes_on = anyway or not self._is_to_end(operation)
-            for step in steps if goes_on else ():
-                self._begin_step(session, operation, step)
+            with rows_for(session, operation) as services:
+                for step in steps if goes_on else ():
+                    self._begin_step(session, services, operation, step)
         self._feed.wake(ends=False)
         return goes_on
 
@@ -170,39 +171,37 @@ class Journal:
             self._claim.cancelled.set()  # sooner than the heartbeat learns of it
         return operation.cancel_requested_at is not None
 
-    def _begin_step(self, session: Session, operation: Standing, step: Step) -> None:
+    @staticmethod
+    def _begin_step(session: Session, services: ServiceRows, operation: Standing, step: Step) -> None:
         row = operation_steps.begin(session, operation.id, step.id)
         if (status := _SERVICE_WHILE.get(step.action)) is not None:
-            service_rows.set_status(session, operation, step.target, status, step.cause, waiting=[])
+            services.set_status(step.target, status, step.cause, waiting=[])
         # Of those that begin together, each tells of itself.
         operations.progress(session, replace(operation, current_step=step.id), operation_steps.shown(row))
 
-    def completed(
-        self,
-        step: Step,
-        instance: Instance | None = None,
-        health: HealthStatus | None = None,
-        references: Mapping[str, str] | None = None,
-        following: Step | None = None,
-    ) -> bool:
-        """A step is done; `instance` is what its runtime showed then, `references` what its references meant. Whether
-        `following` runs now: not where somebody has asked for the operation's end meanwhile."""
-        come, then = self._come(step.id), [following.id] if following is not None else []
+    def completed(self, step: Step, done: Done, following: Step | None = None, at_once: Done | None = None) -> bool:
+        """A step is done. Whether `following` runs now: not where somebody has asked for the operation's end meanwhile.
+        `at_once`: that is done as soon as it begins."""
+        come = self._come(step.id)
         with self._record.write() as session, session.no_autoflush:
-            operation = operation_steps.advance(session, self._fenced, come, then)
-            row = operation_steps.complete(session, operation.id, step.id)
-            if row.started_at is not None:
-                self._took[step.id] = (row.ended_at - row.started_at).total_seconds()
-            if instance is not None:
-                service_rows.set_instance(session, operation, step, instance, health)
-            if references is not None and (service := service_rows.row_of(session, step.target)) is not None:
-                service.resolved_references = dict(references) or None
-            operations.progress(session, operation, operation_steps.shown(row))
-            goes_on = not self._is_to_end(operation) and following is not None
-            if following is not None and goes_on:
-                self._begin_step(session, operation, following)
+            operation = operation_steps.advance(session, self._fenced, come, following.id if following else None)
+            goes_on = following is not None and not self._is_to_end(operation)
+            with rows_for(session, operation) as services:
+                self._end_step(session, services, operation, step, done)
+                if following is not None and goes_on:
+                    self._begin_step(session, services, operation, following)
+                    if at_once is not None:
+                        operation = operation_steps.advance(session, self._fenced, self._come(following.id))
+                        self._end_step(session, services, operation, following, at_once)
         self._feed.wake(ends=False)
         return goes_on
+
+    def _end_step(self, session: Session, services: ServiceRows, operation: Standing, step: Step, done: Done) -> None:
+        row = operation_steps.complete(session, operation.id, step.id)
+        if row.started_at is not None:
+            self._took[step.id] = (row.ended_at - row.started_at).total_seconds()
+        services.set_done(step, done)
+        operations.progress(session, operation, operation_steps.shown(row))
 
     def failed(self, step: Step, error: ClosError, instance: Instance | None = None) -> None:
         """A step failed; its service says so."""
@@ -212,14 +211,13 @@ class Journal:
             row.status, row.ended_at = StepStatus.FAILED.value, now()
             row.error = error.as_dict()
             self._advance(operation, row.id)
-            self._service_failed(session, operation, step, error, instance)
+            with rows_for(session, operation) as services:
+                self._service_failed(services, step, error, instance)
             operations.progress(session, operation, operation_steps.shown(row))
         self._feed.wake()
 
     @staticmethod
-    def _service_failed(
-        session: Session, operation: Operation, step: Step, error: ClosError, instance: Instance | None
-    ) -> None:
+    def _service_failed(services: ServiceRows, step: Step, error: ClosError, instance: Instance | None) -> None:
         alive = instance is not None and instance.alive
         if step.action is Action.STOP:
             status = ServiceStatus.RUNNING if alive else ServiceStatus.UNKNOWN
@@ -237,8 +235,8 @@ class Journal:
         if instance is not None:
             # Else the next look would take it for well, and only the health round would find it ill again.
             ill = HealthStatus.UNHEALTHY if alive and error.code == "unhealthy" else None
-            service_rows.record_instance(session, operation, step.target, instance, ill)
-        service_rows.set_status(session, operation, step.target, status, error.message, waiting=waiting)
+            services.record_instance(step.target, instance, ill)
+        services.set_status(step.target, status, error.message, waiting=waiting)
 
     def skipped(self, steps: Sequence[tuple[Step, str]]) -> None:
         """Steps that were not attempted, each with the step because of which."""
@@ -246,21 +244,23 @@ class Journal:
             return
         with self._record.write() as session:
             operation = self._held(session)
-            for step, because in steps:
-                row = self._row_of(session, step)
-                row.status, row.ended_at = StepStatus.SKIPPED.value, now()
-                again = "" if row.started_at is None else " again: it had begun before, and may have been done"
-                error = DependencyFailed(f"{step.target} was not attempted{again}; {because} failed", step=because)
-                row.error = error.as_dict()
-                self._advance(operation, row.id)
-                if step.action in (Action.START, Action.CREATE):
-                    provider = because.split(":", 1)[1]
-                    waiting = [{"kind": "dependency", "ref": provider, "text": f"waiting for {provider}: it failed"}]
-                    service_rows.set_status(
-                        session, operation, step.target, ServiceStatus.STOPPED, error.message, waiting
-                    )
+            with rows_for(session, operation) as services:
+                for each in steps:
+                    self._skip(session, services, operation, *each)
             operations.progress(session, operation)
         self._feed.wake()
+
+    def _skip(self, session: Session, services: ServiceRows, operation: Operation, step: Step, because: str) -> None:
+        row = self._row_of(session, step)
+        row.status, row.ended_at = StepStatus.SKIPPED.value, now()
+        again = "" if row.started_at is None else " again: it had begun before, and may have been done"
+        error = DependencyFailed(f"{step.target} was not attempted{again}; {because} failed", step=because)
+        row.error = error.as_dict()
+        self._advance(operation, row.id)
+        if step.action in (Action.START, Action.CREATE):
+            provider = because.split(":", 1)[1]
+            waiting = [{"kind": "dependency", "ref": provider, "text": f"waiting for {provider}: it failed"}]
+            services.set_status(step.target, ServiceStatus.STOPPED, error.message, waiting)
 
     def steps(self) -> list[OperationStep]:
         """The operation's steps, of all attempts, as they stand."""
@@ -277,7 +277,8 @@ class Journal:
             row = self._row_of(session, step)
             row.status, row.ended_at = StepStatus.UNDONE.value, row.ended_at or now()
             self._advance(operation, row.id)
-            service_rows.record_instance(session, operation, step.target, instance)
+            with rows_for(session, operation) as services:
+                services.record_instance(step.target, instance)
             operations.progress(session, operation, operation_steps.shown(row))
         self._feed.wake()
 
@@ -344,18 +345,19 @@ class Journal:
         down of all of them what was seen (`everyone`)."""
         with self._record.write() as session:
             operation = self._held(session)
-            for service_id in touched:
-                service = service_rows.row_of(session, service_id)
-                if service is None or not (everyone or service.status in ("starting", "stopping")):
-                    continue
-                instance = observed.of(service_id)
-                if instance.phase is not Phase.UNKNOWN:
-                    service_rows.record_instance(session, operation, service_id, instance)
-                status = status_of(
-                    instance, service.desired == Desired.RUNNING.value, HealthStatus(service.health_status)
-                )
-                service_rows.set_status(session, operation, service_id, status, "the operation ended", [])
+            with rows_for(session, operation) as services:
+                for service_id in touched:
+                    service = services.of(service_id)
+                    if service is not None and (everyone or service.status in ("starting", "stopping")):
+                        self._settle(services, service, observed.of(service_id))
         self._feed.wake()
+
+    @staticmethod
+    def _settle(services: ServiceRows, service: ServiceState, instance: Instance) -> None:
+        if instance.phase is not Phase.UNKNOWN:
+            services.record_instance(service.id, instance)
+        status = status_of(instance, service.desired == Desired.RUNNING.value, HealthStatus(service.health_status))
+        services.set_status(service.id, status, "the operation ended", [])
 
     def ask(self, question: Mapping[str, Any]) -> bool:
         """Let the operation wait for a person's answer; its services say so. False: somebody wants it to end, so

@@ -21,6 +21,7 @@ from workers.claims import Claim
 from workers.context import Context
 from workers.journal import Journal
 from workers.runtimes import fence
+from workers.service_rows import Done
 
 log = structlog.get_logger()
 # So many that were never seen are inspected at one look; the next one sees the rest.
@@ -112,7 +113,7 @@ def remove(context: Context, operation: Operation, claim: Claim, journal: Journa
         journal.failed(step, refusal)
         raise
     context.observer.changed(kind)
-    journal.completed(step)
+    journal.completed(step, Done())
     journal.finish(OperationStatus.COMPLETED, {"changed": 1, "steps": 1}, last=lambda session: _forget(session, ref))
 
 

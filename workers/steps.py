@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from domain.errors import PortHeld, StartFailed, TimedOut, Unhealthy
 from domain.observation import Instance
 from domain.planning import WAITS, Action, Step
-from domain.specs import RuntimeKind, ServiceSpec
+from domain.specs import Condition, RuntimeKind, ServiceSpec
 from domain.states import HealthStatus
 from models.record import outside_transaction
 from workers.claims import Claim
@@ -18,20 +17,13 @@ from workers.observer import Observer
 from workers.port_steps import PortSteps
 from workers.readiness import Readiness
 from workers.runtimes import fence
+from workers.runtimes.probes import default_ready
 from workers.runtimes.protocol import Runtime
+from workers.service_rows import Done
 
 _NOTE_EVERY_S = 0.5
 # As old as a look may be that a wait shares with others.
 _JUST_STARTED_S = 0.1
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a step left behind."""
-
-    instance: Instance | None = None
-    health: HealthStatus | None = None
-    references: Mapping[str, str] | None = None
 
 
 class Steps:
@@ -90,6 +82,20 @@ class Steps:
         finally:
             if step.action not in WAITS:
                 self._observer.changed(spec.runtime.value)
+
+    def at_once(self, step: Step) -> Done | None:
+        """A wait for what was started a moment ago, if it holds at the first look. None: it has to be waited for.
+
+        Only where that look takes no time: a service without a health check.
+        """
+        if step.action is not Action.WAIT or step.condition is Condition.COMPLETED:
+            return None
+        spec, (_, seen) = self._specs[step.target], self._started.get(step.target, (0.0, None))
+        runtime = self._runtime(spec)
+        # A process takes a moment until it listens, and whoever answers on its port may be a stranger.
+        if seen is None or spec.health_check is not None or _may_meet_strangers(spec, runtime):
+            return None
+        return Done(seen, HealthStatus.NONE) if default_ready(spec, runtime, seen).ok else None
 
     def _actions(
         self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float
@@ -192,7 +198,7 @@ class Steps:
         A probe is answered by whoever listens. One that does not end when it cannot bind is ended here, so that it does
         not stay behind without its port. Who came after it may be a child of its own that left its session.
         """
-        if spec.runtime is not RuntimeKind.PROCESS or runtime.kind != RuntimeKind.PROCESS.value:
+        if not _may_meet_strangers(spec, runtime):
             return None
         for port in spec.ports:
             found = self._holders(port.host_ip, port.protocol, port.host_port) if port.host_port is not None else []
@@ -221,6 +227,10 @@ def _refuse_unresolved(spec: ServiceSpec) -> None:
         raise StartFailed(
             f"{spec.id} refers to {text}: {reason}", hint="correct its definition", service_id=spec.id, reference=text
         )
+
+
+def _may_meet_strangers(spec: ServiceSpec, runtime: Runtime) -> bool:
+    return spec.runtime is RuntimeKind.PROCESS and runtime.kind == RuntimeKind.PROCESS.value
 
 
 def _was_there_before(holder: Mapping[str, Any], instance: Instance) -> bool:

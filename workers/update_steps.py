@@ -14,7 +14,8 @@ from domain.specs import RuntimeKind, ServiceSpec
 from domain.updating import Change, Kind
 from workers.readiness import Readiness
 from workers.runtimes.protocol import Runtime
-from workers.steps import Done, Steps
+from workers.service_rows import Done
+from workers.steps import Steps
 from workers.update_record import UpdateRecord
 
 log = structlog.get_logger()
@@ -79,6 +80,13 @@ class UpdateSteps(Steps):
         to count from. What did not run before has nothing that could be missed."""
         away = {spec.id, *residents(list(self._specs.values()), {spec.id})} & self._changes.keys()
         self._kept.interrupted(sorted(each for each in away if self._changes[each].ran))
+
+    def at_once(self, step: Step) -> Done | None:
+        """As `Steps.at_once`; how long a service was away ends there."""
+        done = super().at_once(step)
+        if done is not None:
+            self._kept.serves(step.target)
+        return done
 
     def _wait_to_serve(self, step: Step, spec: ServiceSpec, runtime: Runtime, deadline: float) -> Done:
         done = self._wait(step, spec, runtime, deadline)

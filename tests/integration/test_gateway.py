@@ -64,7 +64,7 @@ def tell(api: Api, count: int = 1, group: str = "told", wake: bool = True, **dat
     """Write events into the log as a worker does."""
     with api.rig.record.write() as session:
         ids = [
-            events.append(session, EventType.OPERATION_PROGRESS, {"n": n, **data}, group_name=group).id
+            events.append(session, EventType.OPERATION_PROGRESS, {"n": n, **data}, group_name=group)
             for n in range(count)
         ]
     if wake:
@@ -229,7 +229,7 @@ def test_rights_are_asked_for_each_event(api: Api) -> None:
     assert client.subscribe(events=["*"], group="rights")["type"] == "subscribed"
     tell(api, group="rights")
     with api.rig.record.write() as session:
-        seen = events.append(session, EventType.SERVICE_STATUS_CHANGED, {}, group_name="rights").id
+        seen = events.append(session, EventType.SERVICE_STATUS_CHANGED, {}, group_name="rights")
     api.rig.feed.wake()
     assert client.read()["id"] == seen
     blind = api.post("/api-keys", {"name": "x", "scopes": ["services:read"]}).json()

@@ -83,7 +83,7 @@ def test_an_event_cannot_be_changed(url):
     alembic(url, "upgrade", "head")
     record = Record(url)
     with record.write() as session:
-        event_id = events.append(session, events.EventType.OPERATION_CREATED, {}).id
+        event_id = events.append(session, events.EventType.OPERATION_CREATED, {})
 
     with pytest.raises(DatabaseError, match="append-only"), record.write() as session:
         session.execute(text("UPDATE system_events SET actor = 'me' WHERE id = :id"), {"id": event_id})

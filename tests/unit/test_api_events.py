@@ -23,7 +23,7 @@ CONTRACT = {
 
 def tell(api: Kit, type_: EventType = EventType.SERVICE_STATUS_CHANGED, **facts: Any) -> int:
     with api.record.write() as session:
-        return events.append(session, type_, facts.pop("data", {}), **facts).id
+        return events.append(session, type_, facts.pop("data", {}), **facts)
 
 
 def test_the_types_are_those_of_the_contract() -> None:

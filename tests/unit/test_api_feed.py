@@ -45,7 +45,7 @@ def tell(
     record: Record, count: int = 1, type_: EventType = EventType.SERVICE_STATUS_CHANGED, **facts: Any
 ) -> list[int]:
     with record.write() as session:
-        return [events.append(session, type_, {}, **facts).id for _ in range(count)]
+        return [events.append(session, type_, {}, **facts) for _ in range(count)]
 
 
 def test_it_begins_behind_what_was_there_and_hands_out_every_event_once_in_order(

@@ -51,7 +51,7 @@ class Gateway:
     def tell(self, count: int = 1, group: str = "told", wake: bool = True, **data: Any) -> list[int]:
         with self.api.record.write() as session:
             ids = [
-                events.append(session, EventType.OPERATION_PROGRESS, {"n": n, **data}, group_name=group).id
+                events.append(session, EventType.OPERATION_PROGRESS, {"n": n, **data}, group_name=group)
                 for n in range(count)
             ]
         if wake:
@@ -282,7 +282,7 @@ def test_rights_are_asked_for_each_event(gate: Gateway) -> None:
     assert client.subscribe(events=["*"], group="rights", after=before - 1)["type"] == "subscribed"
     gate.tell(group="rights")
     with gate.api.record.write() as session:
-        seen = events.append(session, EventType.SERVICE_STATUS_CHANGED, {}, group_name="rights").id
+        seen = events.append(session, EventType.SERVICE_STATUS_CHANGED, {}, group_name="rights")
     gate.api.feed.wake()
     assert client.read()["id"] == seen
     client.close()

@@ -35,8 +35,8 @@ def test_a_kept_update_cancelled_between_a_stop_and_the_start_that_is_on_record_
     operation_id = kit.ask("update", on_failure="keep")
     completed = Journal.completed
 
-    def ends(journal, step, *more, following=None):
-        goes_on = completed(journal, step, *more, following=following)
+    def ends(journal, step, done, following=None, at_once=None):
+        goes_on = completed(journal, step, done, following, at_once)
         if step.id == "stop:shop-db":
             _cancel(kit, operation_id)
             journal._claim.cancelled.set()  # what the heartbeat does within half a second

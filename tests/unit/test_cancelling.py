@@ -24,8 +24,15 @@ def kit(tmp_path):
     made.close()
 
 
+_CONTAINER = {"runtime": "docker", "command": None, "image": "x"}
+
+
 def _container(name, *needs):
-    return plain(name, *needs) | {"runtime": "docker", "command": None, "image": "x"}
+    return plain(name, *needs) | _CONTAINER
+
+
+def _checked_container(name, *needs):
+    return checked(name, *needs) | _CONTAINER
 
 
 def _cancel(kit, operation_id):
@@ -48,10 +55,10 @@ def _cancel_at(kit, monkeypatch, operation_id, when, place):
             note(step)
         return goes_on
 
-    def ends(journal, step, *more, following=None):
+    def ends(journal, step, done, following=None, at_once=None):
         if when == "completed":
             note(step)
-        goes_on = completed(journal, step, *more, following=following)
+        goes_on = completed(journal, step, done, following, at_once)
         if when == "started" and goes_on:
             note(following)
         return goes_on
@@ -99,8 +106,14 @@ def test_a_removal_that_finds_nothing_to_do_takes_the_networks_along_though_it_i
 
 
 @pytest.mark.parametrize("when", ["started", "completed"])
-@pytest.mark.parametrize(("make", "count"), [(plain, 6), (_container, 12)])
-def test_a_start_that_is_cancelled_at_any_step(kit, monkeypatch, make, count, when):
+@pytest.mark.parametrize(
+    ("make", "count", "writes"),
+    [(plain, 6, 3), (checked, 6, 6), (_container, 12, 9), (_checked_container, 12, 12)],
+    ids=["process", "checked", "container", "checked-container"],
+)
+def test_a_start_that_is_cancelled_at_any_step(kit, monkeypatch, make, count, writes, when):
+    """What needs no wait is waited for in the write that ends its start."""
+    count = writes if when == "completed" else count
     for place in range(count):
         name = f"at{place}"
         kit.group(name, make("db"), make("api", "db"), make("web", "api"))

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from models import operation_requests, operations
-from tests.unit.worker_kit import Kit, plain, status
+from tests.unit.worker_kit import Kit, every, plain, status
 from workers.journal import Journal
 from workers.runtimes.in_memory import Behaviour
 
@@ -21,12 +21,18 @@ def box(name, *needs, **more):
     return plain(name, *needs, runtime="docker", image=f"{name}:1", command=None, **more)
 
 
+def chain(kit):
+    """Three containers: what comes last is done as soon as it is started, the others are waited for."""
+    more = {"health_check": every(0.02)}
+    kit.group("shop", box("db", **more), box("api", "db", **more), box("web", "api"))
+
+
 def _after(monkeypatch, place, act):
     """Do something right after the write that ends the step of that place, and may begin the next."""
     completed, count = Journal.completed, [0]
 
-    def ends(journal, step, *more, following=None):
-        goes_on = completed(journal, step, *more, following=following)
+    def ends(journal, step, done, following=None, at_once=None):
+        goes_on = completed(journal, step, done, following, at_once)
         count[0] += 1
         if count[0] == place + 1:
             act(journal)
@@ -60,9 +66,9 @@ def test_never_more_than_the_limit_act_at_once(kit, monkeypatch):
         assert most[0] == 2, verb
 
 
-@pytest.mark.parametrize("place", range(12))
+@pytest.mark.parametrize("place", range(11))
 def test_stopping_between_two_steps_hands_back_and_the_next_one_ends_it(kit, monkeypatch, place):
-    kit.group("shop", box("db"), box("api", "db"), box("web", "api"))
+    chain(kit)
     operation_id = kit.ask("start")
     with monkeypatch.context() as patch:
         _after(patch, place, lambda _journal: kit.stopping.set())
@@ -79,9 +85,9 @@ def test_stopping_between_two_steps_hands_back_and_the_next_one_ends_it(kit, mon
     assert all(s.started_at and s.ended_at and s.started_at <= s.ended_at for s in first.steps)
 
 
-@pytest.mark.parametrize("place", range(12))
+@pytest.mark.parametrize("place", range(11))
 def test_a_cancel_after_the_write_that_began_a_follower_leaves_what_its_list_says(kit, monkeypatch, place):
-    kit.group("shop", box("db"), box("api", "db"), box("web", "api"))
+    chain(kit)
     operation_id = kit.ask("start")
 
     def cancel(journal):
@@ -145,3 +151,27 @@ def test_what_is_on_record_as_begun_when_a_cancel_comes_is_done_and_told(kit, mo
     assert ended.status == "cancelled"
     assert [each["step"] for each in ended.result["left"]] == ["start:shop-a", "start:shop-b"]
     assert all(step.error is None for step in ended.steps)
+
+
+def test_a_start_after_which_nothing_is_left_to_wait_for_and_its_wait_end_in_one_write(kit, monkeypatch):
+    kit.group("shop", box("db"), box("web", health_check=every(0.02)))
+    ended, completed = [], Journal.completed
+
+    def ends(journal, step, done, following=None, at_once=None):
+        ended.append((step.id, at_once is not None))
+        return completed(journal, step, done, following, at_once)
+
+    monkeypatch.setattr(Journal, "completed", ends)
+    operation = kit.does("start")
+
+    assert (operation.status, set(status(operation).values())) == ("completed", {"completed"})
+    assert sorted(step for step, at_once in ended if at_once) == ["start:shop-db"]
+    assert "wait:shop-db" not in dict(ended)
+    assert "wait:shop-web" in dict(ended)
+    assert all(step.started_at and step.ended_at and step.started_at <= step.ended_at for step in operation.steps)
+    told = kit.events("operation.progress")
+    waits = [
+        each["data"]["step"]["status"] for each in told if (each["data"].get("step") or {}).get("id") == "wait:shop-db"
+    ]
+    assert waits == ["running", "completed"]
+    assert (kit.service("db").status, kit.service("web").status) == ("running", "running")

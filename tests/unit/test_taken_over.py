@@ -9,6 +9,7 @@ from tests.unit.worker_kit import Kit, plain, status
 from workers.carrying import read_subject
 from workers.journal import Journal
 from workers.runtimes.in_memory import Behaviour
+from workers.service_rows import Done
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_what_was_stopped_to_be_restarted_with_another_is_started_again_though_t
 def test_that_a_service_runs_is_not_enough_if_nobody_has_seen_it_ready(kit, monkeypatch):
     kit.group("shop", plain("web"))
     kit.memory.behave("shop-web", Behaviour(unhealthy=True))
-    operation_id = kit.ask("start", timeout=0.2)
+    operation_id = kit.ask("start", timeout=1.5)
     _dies_after(kit, monkeypatch, "start", operation_id)
 
     ended = _again(kit, operation_id)
@@ -114,7 +115,7 @@ def test_what_a_cancelled_start_had_done_is_in_its_list_whoever_ends_it(kit):
     start = Step(Action.START, "shop-job", "it is wanted")
     journal.begin(Plan((start,)))
     journal.started([start])
-    journal.completed(start, kit.memory.start(read_subject(kit.record, ["shop-job"]).by_id["shop-job"]))
+    journal.completed(start, Done(kit.memory.start(read_subject(kit.record, ["shop-job"]).by_id["shop-job"])))
     with kit.record.write() as session:
         operation_requests.cancel(session, operations.get(session, operation_id))
 

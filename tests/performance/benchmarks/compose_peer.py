@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests.contract.kit import free_port
 from tests.images import client, docker_url, test_image
-from tests.integration.rig import free_port
 
 _BINARY = Path(sys.executable).parent / "docker-compose"
 _THREADS = 8
