@@ -121,8 +121,10 @@ def plan_update(
     images_ready: Collection[str] = (),
     groups: Iterable[GroupSpec] = (),
     stopped: Collection[str] = (),
+    ran: Collection[str] = (),
 ) -> Plan:
-    """The way forward from what is observed now. `stopped` are those that an earlier attempt has stopped or started.
+    """The way forward from what is observed now. `stopped` are those that an earlier attempt has stopped or started,
+    `ran` those that it has started: one that has ended since is not run once more, its wait says what that means.
 
     Raises:
         DependencyCycle: services need each other in a ring.
@@ -142,7 +144,9 @@ def plan_update(
             continue
         after = before(spec, needs[service_id], by_id, planned)
         condition = Condition.COMPLETED if service_id in completed_for else own_condition(spec)
-        turn = _turn(spec, change, observed.of(service_id), service_id in stopped, condition, after, prepared)
+        instance = observed.of(service_id)
+        over = service_id in ran and instance.phase is Phase.EXITED and instance.spec_hash == spec.hash()
+        turn = _turn(spec, change, instance, service_id in stopped, over, condition, after, prepared)
         steps += turn
         planned |= {step.id for step in turn}
     steps = _handed_over(steps, by_id, wanted, prepared)
@@ -203,6 +207,7 @@ def _turn(
     change: Change,
     instance: Instance,
     stopped: bool,
+    over: bool,
     condition: Condition,
     after: tuple[tuple[str, ...], frozenset[str]],
     prepared: tuple[str, ...],
@@ -212,7 +217,7 @@ def _turn(
     needs = (*needs, *prepared)
     restarts = change.kind is Kind.RESTART
     cause = "it asks to be restarted with what it depends on" if restarts else "the new one takes its place"
-    done = instance.alive and (stopped if restarts else instance.spec_hash == spec.hash())
+    done = over or (instance.alive and (stopped if restarts else instance.spec_hash == spec.hash()))
     steps: list[Step] = []
     if instance.alive and not done:
         steps.append(Step(Action.STOP, spec.id, cause, needs, None, optional))

@@ -1,6 +1,7 @@
 """Updates: forward while all goes well, back where it does not; whoever takes over goes on in the same direction."""
 
 import time
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from domain.going_back import plan_back
 from domain.observation import Instance, ObservedState, Phase
 from domain.planning import Action, Plan
 from domain.states import OperationStatus
-from domain.updating import Direction, Kind, plan_settle, plan_update
+from domain.updating import Direction, plan_settle, plan_update
 from models.operations import Operation
 from workers import earlier, port_scan
 from workers.carrying import Subject, deadline_of, read_subject
@@ -20,7 +21,6 @@ from workers.claims import Claim
 from workers.context import Context
 from workers.executor import Executor, Outcome
 from workers.journal import Journal
-from workers.runtimes import fence
 from workers.update_record import UpdateRecord
 from workers.update_steps import UpdateSteps
 from workers.update_world import drifted, prepared, told
@@ -30,6 +30,7 @@ log = structlog.get_logger()
 _BACK_S = 900.0
 _LOOK_S = 90.0
 _ASK_AGAIN_S = 1.0
+_OF_WAY_BACK = (f"{Action.RESTORE}:", f"{Action.CONFIRM}:")
 
 
 def carry_out(context: Context, operation: Operation, claim: Claim, journal: Journal) -> None:
@@ -46,7 +47,7 @@ def carry_out(context: Context, operation: Operation, claim: Claim, journal: Jou
         wanted = drifted(context, subject, observed, set(parameters.get("named") or subject.by_id))
         plan = plan_update(subject.specs, observed, wanted, prepared(context, subject, wanted), subject.groups)
         if parameters.get("dry_run"):
-            journal.finish(OperationStatus.COMPLETED, {"plan": plan.as_dict()})
+            journal.finish(OperationStatus.COMPLETED, {"plan": plan.as_dict(journal.expected(plan))})
             return
         kept = UpdateRecord.arm(context.record, claim, wanted) if wanted else None
     if kept is None:
@@ -116,8 +117,10 @@ class Update:
     def _plan(self) -> Plan:
         observed = self._look()
         ready = prepared(self._context, self._subject, self._wanted)
-        done = earlier.stopped_or_begun(self._operation)
-        return plan_update(self._subject.specs, observed, self._wanted, ready, self._subject.groups, done)
+        operation, subject = self._operation, self._subject
+        done = earlier.stopped_or_begun(operation)
+        ran = earlier.run(operation, observed, subject.last_ends)
+        return plan_update(subject.specs, observed, self._wanted, ready, subject.groups, done, ran)
 
     def _turn(self, error: ClosError, cancelled: bool, step: str | None = None) -> None:
         keep = (self._operation.parameters or {}).get("on_failure") == "keep"
@@ -126,70 +129,52 @@ class Update:
         log.info("update.turned", operation_id=self._operation.id, direction=self._kept.direction, code=error.code)
 
     def _back(self) -> None:
-        plan = self._plan_back()
-        self._journal.turn_back(plan)
-        outcome = self._executor(plan, self._steadfast).run(time.monotonic() + _BACK_S)
-        # What could not be stopped is stopped by its restoration, or fails that too.
-        failed = {each: why for each, why in outcome.failed.items() if not each.startswith(f"{Action.WITHDRAW}:")}
-        self._not_undone = {_of(each): why for each, why in failed.items()}
-        self._journal.undone({step.target for step in plan.steps} - self._not_undone.keys())
+        self._journal.turn_back(plan := self._plan_back(self._wanted.keys()))
+        self._note_way_back(plan, self._executor(plan, self._steadfast).run(time.monotonic() + _BACK_S))
 
-    def _plan_back(self) -> Plan:
-        begun = self._journal.begun() & self._wanted.keys()
+    def _plan_back(self, of: AbstractSet[str]) -> Plan:
+        begun = self._journal.begun() & of
         disturbed = begun & (self._kept.were_interrupted() | self._journal.begun((Action.START,)))
-        withdrawn = self._journal.ended((Action.WITHDRAW,))
+        # Of what is kept nothing new was started: whatever runs of these is what ran before.
+        keeps = self._kept.direction is Direction.KEEP
+        withdrawn = begun if keeps else self._journal.ended((Action.WITHDRAW,))
         return plan_back(self._subject.specs, self._wanted, begun, disturbed, self._subject.groups, withdrawn)
 
+    def _note_way_back(self, plan: Plan, outcome: Outcome) -> None:
+        # What could not be stopped is stopped by its restoration, or fails that too.
+        failed = {each: why for each, why in outcome.failed.items() if each.startswith(_OF_WAY_BACK)}
+        self._not_undone = {_of(each): why for each, why in failed.items()}
+        restored = {step.target for step in plan.steps if step.action is Action.RESTORE}
+        self._journal.undone(restored - self._not_undone.keys())
+
     def _settle(self) -> None:
-        """The new ones stand. Of an update that failed and is kept, those whose new instance was started."""
+        """The new ones stand. Of an update that failed and is kept, those whose new instance was started; the others
+        are back as they were."""
         keeps = self._kept.direction is Direction.KEEP
         started = self._were_started() if keeps else set(self._wanted)
-        ordered = [each for each in sorted(self._wanted) if each in started]
-        plan = plan_settle(ordered, self._wanted)
+        plan = plan_settle([each for each in sorted(self._wanted) if each in started], self._wanted)
         if keeps:
+            plan = Plan((*plan.steps, *self._plan_back(self._wanted.keys() - started).steps))
             self._journal.turn_back(plan)
         else:
             self._journal.begin(plan)
         outcome = self._executor(plan, self._steadfast).run(time.monotonic() + _BACK_S)
         self._outcome.completed |= outcome.completed
-        self._outcome.failed |= outcome.failed
-        if keeps:
-            self._put_aside(set(self._wanted) - started)
+        self._outcome.failed |= {each: why for each, why in outcome.failed.items() if not each.startswith(_OF_WAY_BACK)}
+        self._note_way_back(plan, outcome)
 
     def _were_started(self) -> set[str]:
-        """Whose new instance was started. Of one that was cancelled, a start that is on record as begun may not have
-        been done: the machine tells, and where it does not answer, the old ones of these stay."""
+        """Whose new instance was started. A start that is on record as begun may not have been done: the machine tells,
+        and where it does not answer, the old ones of these are to run."""
         begun = self._journal.begun((Action.START,))
         unsure = (begun - self._journal.ended((Action.START,))) & self._wanted.keys()
-        if not unsure or not self._kept.cancelled:
+        if not unsure:
             return begun
         try:
             observed = self._look()
         except EngineUnreachable:
             return begun - unsure
         return begun - {each for each in unsure if not _has_run(observed.of(each), self._subject.by_id[each].hash())}
-
-    def _put_aside(self, unstarted: set[str]) -> None:
-        """Kept as it is: an instance that was made and never started is nobody's. What stays all the same is told."""
-        made = sorted(unstarted & self._journal.begun())
-        try:
-            observed = self._look()
-        except EngineUnreachable as refusal:
-            self._not_undone |= dict.fromkeys(made, refusal)
-            return
-        for service_id in made:
-            change, spec = self._wanted[service_id], self._subject.by_id[service_id]
-            if change.kind is Kind.RESTART:
-                continue
-            try:
-                runtime = self._context.runtimes[spec.runtime.value]
-                with fence.guarded(lambda: self._context.claims.verify(self._claim)):
-                    runtime.restore(spec, change.ref, observed.of(service_id).alive)
-                self._journal.undone({service_id})
-            except (ClaimLost, Stopping):
-                raise
-            except ClosError as refusal:
-                self._not_undone[service_id] = refusal
 
     def _executor(self, plan: Plan, claim: Claim, step_timeout_s: float | None = None) -> Executor:
         context = self._context
@@ -234,8 +219,9 @@ class Update:
                 for each in sorted(self._wanted)
             ],
         }
-        if self._kept.direction is Direction.BACK:
-            result["undone"] = sorted(self._journal.begun((Action.RESTORE,)) - self._not_undone.keys())
+        restored = self._journal.begun((Action.RESTORE,)) - self._not_undone.keys()
+        if self._kept.direction is Direction.BACK or restored:
+            result["undone"] = sorted(restored)
         if self._not_undone:
             result["not_undone"] = {each: error.as_dict() for each, error in self._not_undone.items()}
         error = self._kept.error

@@ -1,0 +1,108 @@
+"""Updates that a death or a cancel meets where something was stopped or has ended, and nothing runs in its place."""
+
+import pytest
+
+from domain.errors import ClaimLost
+from models import operation_requests, operations
+from tests.unit.test_update_operations import _again, change, hash_of, killed_at, runs, seen, up
+from tests.unit.worker_kit import Kit, plain, status
+from workers.journal import Journal
+from workers.runtimes.in_memory import Behaviour
+
+
+@pytest.fixture
+def kit(tmp_path):
+    made = Kit(tmp_path)
+    yield made
+    made.close()
+
+
+def _after(monkeypatch, step_id, act):
+    """Do something right before the write that ends that step."""
+    completed = Journal.completed
+
+    def ends(journal, step, done, following=None, at_once=None):
+        if step.id == step_id:
+            act()
+            completed(journal, step, done)
+            journal._claim.check()
+        return completed(journal, step, done, following, at_once) if step.id != step_id else False
+
+    monkeypatch.setattr(Journal, "completed", ends)
+
+
+def _dies():
+    raise ClaimLost("killed")
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["not-written", "written"])
+def test_a_job_of_an_update_runs_once_though_its_worker_died_when_it_had_ended(kit, monkeypatch, written):
+    kit.memory.behave("shop-job", Behaviour(ends_with=0))
+    needs_it = plain("web") | {"depends_on": [{"service": "job", "condition": "completed"}]}
+    up(kit, plain("job", restart_policy="no"), needs_it)
+    change(kit, "job")
+    ran = kit.memory.calls.count(("start", "shop-job"))
+    operation_id = kit.ask("update")
+    with monkeypatch.context() as patch:
+        if written:
+            _after(patch, "wait:shop-job", _dies)
+        with killed_at(kit, patch, "start", 0 if written else 1, after=True):
+            kit.run(operation_id)
+    assert seen(kit)["job"].exit_code == 0
+
+    ended = _again(kit, operation_id)
+
+    assert (ended.status, set(status(ended).values())) == ("completed", {"completed"})
+    assert kit.memory.calls.count(("start", "shop-job")) == ran + 1
+
+
+@pytest.mark.parametrize("verb", ["cancelled", "killed thrice"])
+def test_a_kept_update_broken_off_when_the_old_one_was_stopped_lets_that_run_again_and_says_so(kit, monkeypatch, verb):
+    follower = plain("web", depends_on=[{"service": "api", "condition": "started", "restart": True}])
+    up(kit, plain("api"), follower)
+    old = seen(kit)["api"].spec_hash
+    change(kit, "api")
+    operation_id = kit.ask("update", on_failure="keep")
+
+    def cancel():
+        with kit.record.write() as session:
+            operation_requests.cancel(session, operations.get(session, operation_id))
+
+    with monkeypatch.context() as patch:
+        _after(patch, "stop:shop-api", cancel if verb == "cancelled" else lambda: None)
+        if verb == "killed thrice":
+            patch.setattr(kit.memory, "start", lambda *_words, **_more: _dies())
+        ended = kit.run(operation_id)
+        for _ in range(2 if verb == "killed thrice" else 0):
+            _again(kit, operation_id)
+    if verb == "killed thrice":
+        ended = _again(kit, operation_id)
+
+    assert ended.status == ("cancelled" if verb == "cancelled" else "failed")
+    assert all(each.alive for each in seen(kit).values())
+    assert seen(kit)["api"].spec_hash == old != hash_of(kit, "api")
+    assert runs(ended) == {"api": "old", "web": "old"}
+    assert ended.result["undone"] == ["shop-api"]
+    steps = status(ended)
+    assert (steps["stop:shop-api"], steps["restore:shop-api"]) == ("undone", "completed")
+    assert kit.memory.aside() == {}
+    assert (kit.service("api").status, kit.service("api").desired) == ("running", "running")
+
+
+def test_who_was_stopped_to_be_restarted_along_runs_again_where_the_update_is_kept_and_broken_off(kit, monkeypatch):
+    follower = plain("web", depends_on=[{"service": "api", "condition": "started", "restart": True}])
+    up(kit, plain("api"), follower)
+    change(kit, "api")
+    operation_id = kit.ask("update", on_failure="keep")
+
+    def cancel():
+        with kit.record.write() as session:
+            operation_requests.cancel(session, operations.get(session, operation_id))
+
+    _after(monkeypatch, "stop:shop-web", cancel)
+    ended = kit.run(operation_id)
+
+    assert ended.status == "cancelled"
+    assert all(each.alive for each in seen(kit).values())
+    assert runs(ended)["web"] == "old"
+    assert "shop-web" in ended.result["undone"]
