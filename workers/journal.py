@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bus.feed import Feed
-from domain.errors import ClosError, DatabaseBusy, DependencyFailed, PortHeld, describe_holder
+from domain.errors import ClosError, DatabaseBusy, DependencyFailed, describe_holder
 from domain.observation import Instance, ObservedState, Phase, status_of
 from domain.planning import Action, Plan, Step
 from domain.progress import Tally, weight_s
@@ -99,11 +99,13 @@ class Journal:
             position = max((row.position + 1 for row in known.values()), default=0)
             for step in plan.steps:
                 if (again := known.get(step.id)) is not None:
-                    if operation.cancel_requested_at is not None and step.id in done:
+                    ends = operation.cancel_requested_at is not None
+                    if ends and step.id in done:
                         again.status, again.ended_at = StepStatus.COMPLETED.value, again.ended_at or now()
-                        continue
-                    if (again.error or {}).get("code") == PortHeld.code:
-                        again.started_at = None  # it was refused, so that it was not done
+                    if again.status in (StepStatus.COMPLETED, StepStatus.FAILED):
+                        if ends:
+                            continue
+                        again.started_at = None  # how that went is known: nobody need say that it may have been done
                     again.status, again.error, again.ended_at = StepStatus.PENDING.value, None, None
                     again.depends_on, again.cause = list(step.depends_on), step.cause
                     continue
@@ -257,10 +259,12 @@ class Journal:
         error = DependencyFailed(f"{step.target} was not attempted{again}; {because} failed", step=because)
         row.error = error.as_dict()
         self._advance(operation, row.id)
-        if step.action in (Action.START, Action.CREATE):
+        service = services.of(step.target) if step.action in (Action.START, Action.CREATE) else None
+        # What runs goes on as it ran: a restart that could not stop it, or whose container it lives in.
+        if service is not None and service.status not in (ServiceStatus.RUNNING, ServiceStatus.UNHEALTHY):
             provider = because.split(":", 1)[1]
             waiting = [{"kind": "dependency", "ref": provider, "text": f"waiting for {provider}: it failed"}]
-            services.set_status(step.target, ServiceStatus.STOPPED, error.message, waiting)
+            services.set_status(service.id, ServiceStatus.STOPPED, error.message, waiting)
 
     def steps(self) -> list[OperationStep]:
         """The operation's steps, of all attempts, as they stand."""

@@ -6,10 +6,10 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from domain.errors import Cancelled, ClaimLost, ClosError, DatabaseBusy, Stopping
+from domain.errors import ClaimLost, ClosError, DatabaseBusy, Stopping
 from domain.states import OperationStatus
 from models.operations import Operation
-from workers import undoing, updating
+from workers import updating
 from workers.carrying import carry_out
 from workers.claims import Claim
 from workers.context import Context
@@ -43,7 +43,7 @@ def run(context: Context, operation_id: str, work: Work | None = None) -> None:
     except Stopping:
         _give_back(context, operation, journal)
     except Asked as asked:
-        _ask(journal, operation_id, asked.question)
+        _ask(context, operation, journal, asked.question)
     except (DatabaseBusy, SQLAlchemyError) as refusal:
         log.warning("operation.abandoned", operation_id=operation_id, error=str(refusal))
     except ClosError as refusal:
@@ -72,17 +72,16 @@ def _give_back(context: Context, operation: Operation, journal: Journal) -> None
     log.info("operation.handed_back", operation_id=operation.id)
 
 
-def _ask(journal: Journal, operation_id: str, question: dict[str, Any]) -> None:
+def _ask(context: Context, operation: Operation, journal: Journal, question: dict[str, Any]) -> None:
     try:
-        if not journal.ask(question):
-            left = {"undone": [], "left": undoing.left(journal.steps())}
-            cancelled = Cancelled("it was cancelled; result.left says what is left")
-            journal.finish(OperationStatus.CANCELLED, left, cancelled.as_dict())
-            return
+        asks = journal.ask(question)
     except (ClosError, SQLAlchemyError) as refusal:
-        log.warning("operation.question_not_written", operation_id=operation_id, error=str(refusal))
+        log.warning("operation.question_not_written", operation_id=operation.id, error=str(refusal))
         return
-    log.info("operation.waits_for_answer", operation_id=operation_id)
+    if not asks:
+        _give_back(context, operation, journal)  # somebody wants it to end: whoever takes it now undoes and tells
+        return
+    log.info("operation.waits_for_answer", operation_id=operation.id)
 
 
 def _fail(journal: Journal, operation_id: str, error: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 
 from domain.errors import ClosError
-from domain.observation import Phase
+from domain.observation import Instance, Phase
 from domain.planning import Action, Plan, Step
 from domain.states import StepStatus
 from models.operations import OperationStep
@@ -43,31 +43,43 @@ def undo(plan: Plan, steps: Steps, journal: Journal, observer: Observer) -> dict
             and _took_away(step, steps, journal)
         ):
             undone.append(_told(step.id, step.target, "what was made for it is removed again: it was not started"))
-    return {"undone": undone, "left": left(journal.steps())}
+    return {"undone": undone, "left": _left(journal.steps(), steps, observer)}
 
 
-def left(rows: Iterable[OperationStep]) -> list[dict[str, Any]]:
+def _left(rows: Iterable[OperationStep], steps: Steps, observer: Observer) -> list[dict[str, Any]]:
     """What an operation's completed steps, of this and earlier attempts, leave as it is."""
     by_id = {row.id: row for row in rows}
     found = []
     for row in by_id.values():
-        if row.status != StepStatus.COMPLETED.value or (text := _text(row, by_id)) is None:
+        if row.status != StepStatus.COMPLETED.value:
             continue
-        found.append(_told(row.id, row.target, text))
+        seen = observer.instance(steps.spec(row.target)) if steps.knows(row.target) else None
+        if (text := _text(row, by_id, seen)) is not None:
+            found.append(_told(row.id, row.target, text))
     return found
 
 
-def _text(row: OperationStep, by_id: Mapping[str, OperationStep]) -> str | None:
+def _text(row: OperationStep, by_id: Mapping[str, OperationStep], seen: Instance | None) -> str | None:
     started = by_id.get(f"{Action.START}:{row.target}")
     waited = by_id.get(f"{Action.WAIT}:{row.target}")
     if row.action == Action.CREATE and started is not None and started.status == StepStatus.COMPLETED.value:
         return None  # its start tells of it
     text = _LEFT.get(Action(row.action))
+    if row.action == Action.START and seen is not None and not seen.alive:
+        return f"it was started{_what_became_of(seen)}"
     if row.action == Action.START and waited is not None and waited.status != StepStatus.COMPLETED.value:
         return f"{text}; nobody waited until it was ready"
     if row.action == Action.STOP and started is not None:
         return None if started.status == StepStatus.COMPLETED.value else f"{text}; it was to be started again"
     return text
+
+
+def _what_became_of(seen: Instance) -> str:
+    if seen.phase is Phase.UNKNOWN:
+        return "; whether it runs cannot be seen now"
+    if seen.phase is Phase.EXITED and seen.exit_code is not None:
+        return f", and has ended since with exit code {seen.exit_code}"
+    return ", and does not run any more"
 
 
 def _was_never_started(step: Step, steps: Steps, observer: Observer) -> bool:

@@ -398,16 +398,22 @@ def test_an_update_that_kills_six_workers_ends_and_says_what_was_last_seen(kit, 
     assert kit.locks() == []
 
 
-def test_an_update_that_is_to_be_kept_and_kills_three_workers_is_kept(kit, monkeypatch):
+@pytest.mark.parametrize("runs_by_then", [False, True])
+def test_an_update_that_is_to_be_kept_and_kills_three_workers_is_kept_as_far_as_it_came(kit, monkeypatch, runs_by_then):
     up(kit)
+    old = seen(kit)["db"].spec_hash
     change(kit, "db", "api")
     operation_id = kit.ask("update", on_failure="keep")
-    _kills(kit, monkeypatch, operation_id, "start", 3)
+    _kills(kit, monkeypatch, operation_id, "start", 2)
+    with killed_at(kit, monkeypatch, "start", 1, after=runs_by_then):
+        _again(kit, operation_id)
 
     ended = _again(kit, operation_id)
 
     assert (ended.status, ended.error["code"]) == ("failed", "poison")
-    assert seen(kit)["db"].spec_hash == hash_of(kit, "db")
+    assert all(each.alive for each in seen(kit).values())
+    assert seen(kit)["db"].spec_hash == (hash_of(kit, "db") if runs_by_then else old)
+    assert runs(ended) == {"db": "new" if runs_by_then else "old", "api": "old"}
     assert kit.memory.aside() == {}
 
 
@@ -517,10 +523,12 @@ def test_an_update_that_is_kept_says_what_runs_also_if_its_engine_is_gone_in_the
     away = EngineUnreachable("the engine does not answer", hint="start it")
 
     def stop(*_words):
-        kit.memory.behave("*", Behaviour(fail_on={"observe": away}))
+        kit.memory.behave("*", Behaviour(fail_on={"observe": away, "restore": away}))
         raise away
 
     monkeypatch.setattr(updating, "_LOOK_S", 0.1)
+    monkeypatch.setattr(update_steps, "_ENGINE_BACK_S", 0.1)
+    monkeypatch.setattr(update_steps, "_ASK_AGAIN_S", 0.02)
     monkeypatch.setattr(kit.memory, "stop", stop)
 
     ended = kit.does("update", on_failure="keep")
