@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cli import aftermath, questions
+from cli import aftermath, questions, several
 from cli.client import segment
 from cli.errors import CONFLICT, DONE, INTERRUPTED, TIMED_OUT, CliError, of_operation
 from cli.invocation import Invocation
@@ -115,7 +115,9 @@ def conclude(invocation: Invocation, operation: Operation) -> int:
         return DONE
     if status == "cancelled":
         invocation.printer.error(
-            f"{title(operation)} was cancelled", lines=[*_left_out(operation), *aftermath.lines_of(operation)]
+            f"{title(operation)} was cancelled",
+            lines=[*_left_out(operation), *aftermath.lines_of(operation)],
+            hint=_its_parts(operation),
         )
         return INTERRUPTED if not error else of_operation(error)
     lines = [*_failed_steps(operation), *facts(error), *_left_out(operation), *aftermath.lines_of(operation)]
@@ -125,6 +127,12 @@ def conclude(invocation: Invocation, operation: Operation) -> int:
         hint=_hint(error),
     )
     return of_operation(error)
+
+
+def _its_parts(operation: Operation) -> str:
+    """Of a batch each operation has lists of its own."""
+    shown = f"what each of its operations has undone and left: clos ops list --parent {operation['id']}"
+    return shown if several.is_batch(operation) else ""
 
 
 def _hint(error: Mapping[str, Any]) -> str:

@@ -72,6 +72,15 @@ def test_an_operation_that_ended_well_is_shown_without_an_outcome(run):
     assert "outcome" not in run("ops", "show", "op-0001")[1]
 
 
+def test_who_watches_a_cancelled_batch_is_told_where_the_lists_of_its_operations_are(ends, run):
+    ends("cancelled", None, {"operations": {}})
+
+    code, _, err = run("stop", "shop", "--each")
+
+    assert code == 130
+    assert "Hint: what each of its operations has undone and left: clos ops list --parent op-0001" in err
+
+
 def test_who_cancels_is_told_what_was_undone_and_what_is_left(clos, ends, run):
     ends("completed", CANCELLED, LISTS)
     clos.held.clear()
