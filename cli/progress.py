@@ -46,7 +46,9 @@ def title(operation: Operation) -> str:
 
 def reason(error: dict[str, Any] | None) -> str:
     """A step's or an operation's error in a sentence."""
-    return inert((error or {}).get("message") or (error or {}).get("code") or "")
+    text = str((error or {}).get("message") or (error or {}).get("code") or "")
+    # Where the message sends a program to the result, people have it before them (`cli/aftermath.py`).
+    return inert(text.partition("; result.")[0])
 
 
 def facts(error: dict[str, Any] | None) -> list[str]:

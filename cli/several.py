@@ -33,10 +33,17 @@ def asked(client: Client, verb: str, named: Sequence[str], how: dict[str, Any]) 
     selected = {"groups": groups, "services": services, "tags": list(how["tag"]), "match": list(how["match"])}
     body |= {name: values for name, values in selected.items() if values}
     if how["each"]:
+        _refuse_with_each(how)
         body["together"] = False
     if how["services"]:
         raise click.UsageError("--services is for one group.")
     return body
+
+
+def _refuse_with_each(how: dict[str, Any]) -> None:
+    """The API refuses these too, in words of its own (`together`)."""
+    if given := [option for option, name in (("--dry-run", "dry_run"), ("--after", "after")) if how[name]]:
+        raise click.UsageError(f"{given[0]} is for one plan over all; leave out --each.")
 
 
 def is_one(named: Sequence[str], how: dict[str, Any]) -> bool:

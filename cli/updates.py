@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cli.live import Operation
-from cli.output import Column, Printer, inert
+from cli.output import Column, Printer
 
 _CHANGES = {"exchange": "exchanged", "replace": "replaced, stopped", "run": "run", "restart": "restarted"}
 
@@ -33,12 +33,10 @@ COLUMNS: list[Column] = [
 
 
 def say(printer: Printer, ended: Operation) -> None:
-    """Its services, and what could not be taken back."""
+    """Which version of each of its services runs."""
     result = ended.get("result") or {}
     services = result.get("services") or []
     if not services:
         printer.say("nothing to update" if ended.get("status") == "completed" else "nothing was changed")
         return
     printer.table(services, COLUMNS)
-    for service_id, error in (result.get("not_undone") or {}).items():
-        printer.say(f"{inert(service_id)} could not be taken back: {inert(error.get('message'))}")

@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
-from cli import questions
+from cli import aftermath, questions, several
 from cli.client import segment
 from cli.errors import CONFLICT, DONE, INTERRUPTED, TIMED_OUT, CliError, of_operation
 from cli.invocation import Invocation
 from cli.live import FINAL, Operation, Watch, asks
+from cli.output import inert
 from cli.progress import facts, reason, title, view
 
 WAIT_S = 3600.0
@@ -90,10 +91,21 @@ def _interrupted(invocation: Invocation, operation_id: str) -> bool:
     if choice == "c":
         invocation.client.post(f"/operations/{segment(operation_id)}/cancel")
         ended = Watch(invocation.client, lambda _: None, printer.detail).until_end(operation_id, _CANCEL_S)
-        printer.say(f"{title(ended)}: {ended['status']}")
+        tell_cancelled(invocation, title(ended), ended)
     else:
         printer.say(f"left running: clos ops watch {operation_id}")
     return False
+
+
+def tell_cancelled(invocation: Invocation, name: str, operation: Operation) -> None:
+    """Say how an operation stands that was asked to end; if it has ended, what was undone and what is left too."""
+    error = operation.get("error") or {}
+    lines = [f"{name}: {operation['status']}"]
+    if operation["status"] in FINAL:
+        why = reason(error) if error.get("code") != "cancelled" else ""
+        lines += [f"  {inert(each)}" for each in (why, *aftermath.lines_of(operation)) if each]
+    for line in lines:
+        invocation.printer.say(line)
 
 
 def conclude(invocation: Invocation, operation: Operation) -> int:
@@ -103,16 +115,24 @@ def conclude(invocation: Invocation, operation: Operation) -> int:
         return DONE
     if status == "cancelled":
         invocation.printer.error(
-            f"{title(operation)} was cancelled", lines=[*_left_out(operation), *_stands(operation)]
+            f"{title(operation)} was cancelled",
+            lines=[*_left_out(operation), *aftermath.lines_of(operation)],
+            hint=_its_parts(operation),
         )
         return INTERRUPTED if not error else of_operation(error)
-    lines = [*_failed_steps(operation), *facts(error), *_left_out(operation), *_stands(operation)]
+    lines = [*_failed_steps(operation), *facts(error), *_left_out(operation), *aftermath.lines_of(operation)]
     invocation.printer.error(
         f"{title(operation)} failed: {reason(error) or 'no reason given'}",
         lines=[*lines, f"operation: {operation['id']}"],
         hint=_hint(error),
     )
     return of_operation(error)
+
+
+def _its_parts(operation: Operation) -> str:
+    """Of a batch each operation has lists of its own."""
+    shown = f"what each of its operations has undone and left: clos ops list --parent {operation['id']}"
+    return shown if several.is_batch(operation) else ""
 
 
 def _hint(error: Mapping[str, Any]) -> str:
@@ -140,18 +160,6 @@ def _left_out(operation: Operation) -> list[str]:
     skipped = [step.get("target") for step in steps if step.get("status") == "skipped"]
     left = [str(target) for target in skipped if target not in tried]
     return [f"not attempted: {', '.join(dict.fromkeys(left))}"] if left else []
-
-
-def _stands(operation: Operation) -> list[str]:
-    """Of a take-over: which containers run, and which it could not start again."""
-    result = operation.get("result") or {}
-    if "runs" not in result:
-        return []
-    not_undone = sorted(result.get("not_undone") or {})
-    left = [str(each.get("name")) for each in result.get("left") or ()]
-    lines = [f"runs now: {result['runs']}"]
-    lines += [f"may stand still: {', '.join(not_undone)}"] if not_undone else []
-    return lines + ([f"left of Compose's: {', '.join(left)}"] if left else [])
 
 
 def _had_effect(step: Mapping[str, Any]) -> bool:

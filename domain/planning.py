@@ -1,8 +1,8 @@
 """What is to be done: a plan of steps, each with its cause. Pure, so it can be shown unrun.
 
 Desired × observed → plan is decided in `starting`, `stopping` and `updating`. A step's id is `<action>:<target>`,
-unique in its plan. What already is as wanted gives no step, so planning again after an interruption finds only what is
-left.
+unique in its plan; of one that is done again after a failure, `<action>_again:<target>`. What already is as wanted
+gives no step, so planning again after an interruption finds only what is left.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -52,11 +52,14 @@ class Step:
     condition: Condition | None = None
     # Dependencies that may fail without taking this step along.
     optional: frozenset[str] = frozenset()
+    # Done again after a failure, by another id: the step that failed keeps how it went.
+    after_failure: bool = False
     # Its name in the plan; asked for so often that it is made once.
     id: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", f"{self.action}:{self.target}")
+        action = f"{self.action}_again" if self.after_failure else self.action
+        object.__setattr__(self, "id", f"{action}:{self.target}")
 
 
 @dataclass(frozen=True, slots=True)

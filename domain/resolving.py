@@ -96,12 +96,13 @@ def plan_resolution(
     images_ready: Collection[str] = (),
     moved: Collection[Move] = (),
     restored: Collection[str] = (),
+    unready: Collection[str] = (),
 ) -> Plan:
     """Stop what is in the way and what moves, move it, start again what ran and what is wanted.
 
     `specs` are as the record has them now, of every service that the decision names. `moved` are the moves that an
     earlier attempt made, `restored` the services that it moved back: when nothing of that is left, a service that runs
-    as it is wanted now has been restarted already.
+    as it is wanted now has been restarted already. If it is in `unready`, nobody has waited for it since.
 
     Raises:
         DependencyCycle: services need each other in a ring.
@@ -120,11 +121,33 @@ def plan_resolution(
     stop_ids = tuple(step.id for step in stops)
     left = replace(decision, restore=tuple(each for each in decision.restore if each["service_id"] not in restored))
     acts = _acts(left, moved, stop_ids)
-    starting = [by_id[each] for each in (*restarts, *decision.starts) if each in by_id]
-    starts = _starts(starting, observed, {*restarts}, images_ready)
+    # What has been restarted already gives no step, or its wait.
+    starting = [by_id[each] for each in (*decision.restarts, *decision.starts) if each in by_id]
+    starts = _starts(starting, observed, {*restarts}, images_ready, unready)
     before = (*stop_ids, *(step.id for step in acts))
     after = tuple(replace(step, depends_on=(*step.depends_on, *before)) for step in starts)
     return Plan((*stops, *acts, *after), resolutions=decision.shown)
+
+
+def plan_again(
+    specs: Sequence[ServiceSpec], observed: ObservedState, down: Sequence[str], images_ready: Collection[str] = ()
+) -> Plan:
+    """A resolution has failed: start again what ran before it. The steps have ids of their own, so that those which
+    failed still say so."""
+    plan = plan_resolution(specs, observed, Decision(restarts=tuple(down)), images_ready)
+    anew = {step.id: replace(step, after_failure=True) for step in plan.steps}
+    why = "the resolution failed, and it ran before"
+    return Plan(
+        tuple(
+            replace(
+                step,
+                cause=step.cause if step.action is Action.WAIT else why,
+                depends_on=tuple(anew[need].id for need in step.depends_on),
+                optional=frozenset(anew[need].id for need in step.optional),
+            )
+            for step in anew.values()
+        )
+    )
 
 
 def before_starts(plan: Plan, decision: Decision) -> Plan:
@@ -183,7 +206,11 @@ def target_of(holder: Mapping[str, Any]) -> str:
 
 
 def _starts(
-    specs: Sequence[ServiceSpec], observed: ObservedState, down: Collection[str], images_ready: Collection[str]
+    specs: Sequence[ServiceSpec],
+    observed: ObservedState,
+    down: Collection[str],
+    images_ready: Collection[str],
+    unready: Collection[str],
 ) -> tuple[Step, ...]:
     """The start of these, as if `down` had been stopped."""
     after = {
@@ -195,7 +222,7 @@ def _starts(
     }
     health = {service_id: seen for service_id, seen in observed.health.items() if service_id not in down}
     simulated = replace(observed, instances=after, health=health)
-    return plan_start(specs, simulated, {spec.id for spec in specs}, images_ready).steps
+    return plan_start(specs, simulated, {spec.id for spec in specs}, images_ready, unready=unready).steps
 
 
 def policy_of(installation: Conflicts, group: Mapping[str, Any] | None, on_conflict: str | None = None) -> Conflicts:

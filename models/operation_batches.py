@@ -46,6 +46,7 @@ _COME = select(
     func.count(),
     func.sum(case((_final, 100), else_=_children.c.progress)),
     func.sum(case((_final, 0), else_=1)),
+    func.min(_children.c.start_time),
 ).where(_children.c.parent_id == bindparam("parent"))
 _BY_STATUS = (
     select(_children.c.id, _children.c.status)
@@ -119,12 +120,14 @@ def parent_of(session: Session, child: Operation | Standing) -> Operation | None
 
 
 def progress(session: Session, child: Operation | Standing) -> int:
-    """Bring the parent's progress up to its children's. How many of them have not ended; 0 too without a parent."""
+    """Bring the parent's progress up to its children's; it began when the first of them did. How many of them have not
+    ended; 0 too without a parent."""
     parent = parent_of(session, child)
     if parent is None:
         return 0
     session.flush()
-    whole, come, left = session.execute(_COME, {"parent": parent.id}).one()
+    whole, come, left, began = session.execute(_COME, {"parent": parent.id}).one()
+    parent.start_time = parent.start_time or began
     reached = max(parent.progress, min(99, int(come or 0) // max(1, whole)))
     if reached != parent.progress:
         parent.progress = reached

@@ -62,6 +62,7 @@ class StandIn:
         self.ends: list[dict[str, Any]] = []  # of the next operations, before `end` holds
         self.targets: list[tuple[str, str]] = [("start", "shop-store"), ("start", "shop-api"), ("start", "shop-web")]
         self.held = threading.Event()
+        self.too_late = False  # a cancel that finds its operation ended already
         self.held.set()
         self.cut_every = 0
         self.sockets = True
@@ -414,7 +415,8 @@ class StandIn:
         return self.operations[one]
 
     def _cancel(self, one: str) -> Any:
-        self.operations[one]["status"] = "cancelling"
+        if not self.too_late:
+            self.operations[one]["status"] = "cancelling"
         self.held.set()
         return self.operations[one], 202
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.orm.attributes import set_committed_value
 
 from domain import strategies
 from domain.conflicts import ConflictStatus
-from domain.errors import HolderChanged, UnresolvedConflict
-from domain.resolving import Decision, decide, decision_of, plan_resolution
+from domain.errors import ClosError, HolderChanged, UnresolvedConflict
+from domain.resolving import Decision, decide, decision_of, plan_again, plan_resolution
 from domain.states import Desired, OperationStatus
 from domain.strategies import Move, Resolution, Situation, Strategy
 from models import (
@@ -26,7 +27,7 @@ from models.conflict_requests import RESOLVE, UNDO
 from models.operations import Operation
 from models.port_moves import UndoImpossible
 from models.ports import PortClaim, PortConflict
-from workers import carrying, port_scan
+from workers import carrying, earlier, port_scan
 from workers.carrying import Subject
 from workers.claims import Claim
 from workers.context import Context
@@ -91,21 +92,23 @@ def settle(context: Context, operation: Operation, claim: Claim, journal: Journa
         subject = carrying.read_subject(context.record, sorted({*decision.services, *asked.get("services", ())}))
         observed = context.observer.snapshot(subject.specs, subject.health, need=not asked.get("dry_run"))
         images = carrying.images_ready(context, subject.specs, observed)
-        plan = plan_resolution(subject.specs, observed, decision, images, moved, restored)
+        plan = plan_resolution(subject.specs, observed, decision, images, moved, restored, earlier.unready(operation))
         if asked.get("dry_run"):
-            journal.finish(OperationStatus.COMPLETED, {"plan": plan.as_dict()})
+            journal.finish(OperationStatus.COMPLETED, {"plan": plan.as_dict(journal.expected(plan))})
             return
         if before is None and not moved and not restored:
             _refuse_taken(context, decision, subject)
         _write_down(context, operation, claim, decision)
-        journal.begin(plan, decision.as_dict())
+        journal.begin(plan, decision.as_dict(), anew=before is None)
         outcome = carrying.carry(context, operation, claim, journal, subject, plan, decision)
         if tries == PLANS_AGAIN or not carrying.was_taken(outcome):
             break
         before = decision
+        # What the plan before has begun counts like what an earlier attempt has.
+        set_committed_value(operation, "steps", journal.steps())
         log.info("conflict.planned_again", operation_id=operation.id, failed=sorted(outcome.failed))
     if outcome.failed and not outcome.cancelled:
-        _start_again(context, operation, claim, journal, decision)
+        outcome.failed |= _start_again(context, operation, claim, journal, decision)
     note(context)
     carrying.conclude(context, journal, operation, subject, plan, outcome)
 
@@ -140,16 +143,19 @@ def _write_down(context: Context, operation: Operation, claim: Claim, decision: 
                 registry_conflicts.ignore(session, row, operation.id)
 
 
-def _start_again(context: Context, operation: Operation, claim: Claim, journal: Journal, decision: Decision) -> None:
-    """A resolution that failed leaves running what ran before it."""
+def _start_again(
+    context: Context, operation: Operation, claim: Claim, journal: Journal, decision: Decision
+) -> dict[str, ClosError]:
+    """A resolution that failed leaves running what ran before it. What failed of that."""
     subject = carrying.read_subject(context.record, sorted(decision.restarts))
     observed = context.observer.snapshot(subject.specs, subject.health)
-    down = tuple(each for each in decision.restarts if not observed.of(each).alive)
+    down = [each for each in decision.restarts if not observed.of(each).alive]
     images = carrying.images_ready(context, subject.specs, observed)
-    plan = plan_resolution(subject.specs, observed, Decision(restarts=down), images)
-    if plan.steps:
-        journal.begin(plan)
-        carrying.carry(context, operation, claim, journal, subject, plan, Decision())
+    plan = plan_again(subject.specs, observed, down, images)
+    if not plan.steps:
+        return {}
+    journal.begin(plan)
+    return carrying.carry(context, operation, claim, journal, subject, plan, Decision()).failed
 
 
 def _decision(context: Context, operation: Operation, before: Decision | None) -> tuple[Decision, list[Move], set[str]]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from cli import compose_hint, several, targets, updates
+from cli import compose_hint, options, several, targets, updates
 from cli.client import Client, segment
 from cli.command import Command
 from cli.conflict_texts import resolved_by, say_plan
@@ -17,40 +17,10 @@ from cli.watching import WAIT_S, conclude, watch
 _DONE_WORD = {"start": "started", "stop": "stopped", "restart": "restarted", "update": "updated"}
 
 
-def _common(command: Any) -> Any:
-    for option in (
-        click.argument("named", nargs=-1, metavar="TARGET..."),
-        click.option("--tag", multiple=True, help="Every service with this tag; may be repeated."),
-        click.option(
-            "--match", multiple=True, metavar="GLOB", help="Groups ('web*') or services ('web/*'); repeatable."
-        ),
-        click.option("--each", is_flag=True, help="One operation per target, a few at a time, not one plan over all."),
-        click.option(
-            "--after", multiple=True, metavar="ID", help="Not before this operation has completed; repeatable."
-        ),
-        click.option("--no-wait", is_flag=True, help="Print the operation's id and return."),
-        click.option("--wait-for", is_flag=True, help="Queue behind an operation that is already at work on it."),
-        click.option("--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="How long it may take."),
-        click.option(
-            "--step-timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="What each step may take."
-        ),
-        click.option("--dry-run", is_flag=True, help="Show the plan, change nothing."),
-        click.option("--services", metavar="NAMES", help="Only these of the group, separated by commas."),
-    ):
-        command = option(command)
-    return command
-
-
-_on_conflict = click.option(
-    "--on-conflict",
-    type=click.Choice(["fail", "migrate", "ask"]),
-    help="What to do where somebody else has a port: fail, move the service to another port, or ask.",
-)
-
-
 @click.command(cls=Command)
-@_common
-@_on_conflict
+@options.common
+@options.timeout
+@options.on_conflict
 @click.option("--no-deps", is_flag=True, help="Leave out what it depends on.")
 @pass_invocation
 def start(invocation: Invocation, named: tuple[str, ...], no_deps: bool, on_conflict: str | None, **how: Any) -> int:
@@ -66,7 +36,8 @@ def start(invocation: Invocation, named: tuple[str, ...], no_deps: bool, on_conf
 
 
 @click.command(cls=Command)
-@_common
+@options.common
+@options.stop_timeout
 @click.option("--cascade", is_flag=True, help="Stop first what depends on it.")
 @pass_invocation
 def stop(invocation: Invocation, named: tuple[str, ...], cascade: bool, **how: Any) -> int:
@@ -76,14 +47,15 @@ def stop(invocation: Invocation, named: tuple[str, ...], cascade: bool, **how: A
     before it is killed.
     """
     more: dict[str, Any] = {"cascade": True} if cascade else {}
-    if how["timeout"]:
-        more["timeout"] = how.pop("timeout")
+    if (given := how.pop("timeout")) is not None:
+        more["timeout"] = given
     return _do(invocation, "stop", named, more, how)
 
 
 @click.command(cls=Command)
-@_common
-@_on_conflict
+@options.common
+@options.timeout
+@options.on_conflict
 @pass_invocation
 def restart(invocation: Invocation, named: tuple[str, ...], on_conflict: str | None, **how: Any) -> int:
     """Restart groups or services: stop all of it, then start all of it.
@@ -95,7 +67,8 @@ def restart(invocation: Invocation, named: tuple[str, ...], on_conflict: str | N
 
 
 @click.command(cls=Command)
-@_common
+@options.common
+@options.timeout
 @click.option(
     "--on-failure",
     type=click.Choice(["rollback", "keep"]),

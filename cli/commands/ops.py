@@ -1,10 +1,11 @@
 """`clos ops`: what was asked of CLOS, and how it went."""
 
+from itertools import chain, repeat
 from typing import Any
 
 import click
 
-from cli import several
+from cli import aftermath, several
 from cli.client import Client, segment
 from cli.command import Group
 from cli.errors import DONE, FAILED, NOT_FOUND, USAGE, ApiError, CliError
@@ -13,7 +14,7 @@ from cli.live import asks
 from cli.output import Column, local_time, seconds
 from cli.progress import facts, reason
 from cli.questions import how_to, lines_of
-from cli.watching import WAIT_S, conclude, watch
+from cli.watching import WAIT_S, conclude, tell_cancelled, watch
 
 _COLUMNS: list[Column] = [
     ("ID", lambda one: one.get("id")),
@@ -114,6 +115,7 @@ def show(invocation: Invocation, operation_id: str, timings: bool) -> int:
             ("error", reason(error)),
             *(("", line) for line in facts(error)),
             ("hint", error.get("hint")),
+            *zip(chain(["outcome"], repeat("")), aftermath.lines_of(one), strict=False),
         ]
     )
     for rows, columns in ((one.get("steps") or [], STEPS), (parts, several.CHILDREN)):
@@ -161,15 +163,18 @@ def watch_(invocation: Invocation, operation_id: str, timeout: float) -> int:
 @click.option("--no-wait", is_flag=True, help="Do not wait for its end.")
 @pass_invocation
 def cancel(invocation: Invocation, operation_id: str, no_wait: bool) -> int:
-    """Cancel an operation: it ends between two steps, what it did not reach is skipped."""
+    """Cancel an operation: it ends between two steps, what it did not reach is skipped.
+
+    What was undone and what is left as it is is listed. The exit code is 1 where something could not be taken back.
+    """
     wanted = _named(invocation.client, operation_id)
     asked = invocation.client.post(f"/operations/{segment(wanted['id'])}/cancel") or wanted
     if not no_wait:
         asked = watch(invocation, asked, 120.0)
-    invocation.printer.say(f"{wanted['id']}: {asked['status']}")
+    tell_cancelled(invocation, wanted["id"], asked)
     if invocation.printer.machine:
         invocation.printer.document(asked)
-    return DONE
+    return FAILED if (asked.get("result") or {}).get("not_undone") else DONE
 
 
 @ops.command()

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from cli.aftermath import lines_of
 from domain.errors import EngineUnreachable
 from domain.observation import Phase
 from domain.planning import Action, Plan, Step
@@ -181,6 +182,8 @@ def test_a_cancelled_stop_says_what_is_stopped_and_what_was_not_reached_is_wante
     _cancel_at(kit, monkeypatch, operation_id, "completed", 0)
     ended = kit.run(operation_id)
     assert [each["step"] for each in ended.result["left"]] == ["stop:shop-api"]
+    # And that is what people are told.
+    assert lines_of({"result": ended.result}) == ["left as it is: shop-api: it was stopped and is left stopped"]
     assert (kit.service("api").desired, kit.service("db").desired) == ("stopped", "running")
     assert kit.service("db").status == "running"
 

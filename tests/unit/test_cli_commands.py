@@ -207,6 +207,30 @@ def test_timings_are_shown_slowest_first_with_the_critical_path(clos, run):
     assert "7.2 s" in lines[1]
 
 
+@pytest.mark.parametrize("more", [("--dry-run",), ("--after", "op-0000")])
+def test_what_goes_with_one_plan_is_refused_beside_each_in_the_words_of_the_command_line(clos, run, more):
+    code, _, err = run("start", "shop", "--each", *more)
+
+    assert (code, [call for call in clos.calls if call[0] == "POST"]) == (2, [])
+    assert f"{more[0]} is for one plan over all; leave out --each." in err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("start", "0.5"), ("restart", "0.1"), ("update", "0"), ("start", "86401"), ("stop", "-1"), ("stop", "3601")],
+)
+def test_a_timeout_that_the_api_refuses_is_wrong_usage_and_asks_for_nothing(clos, run, wrong):
+    code, _, err = run(wrong[0], "shop", "--timeout", wrong[1])
+
+    assert (code, "--timeout" in err, clos.calls) == (2, True, [])
+
+
+def test_a_stop_may_give_its_services_no_time_at_all(clos, run):
+    assert run("stop", "shop", "--timeout", "0")[0] == 0
+    body = next(body for method, path, body in clos.calls if path == "/groups/shop/stop")
+    assert body == {"timeout": 0.0}
+
+
 @pytest.mark.parametrize("wrong", [("start",), ("stop", "shop", "shop/web", "--services", "web")])
 def test_no_target_and_services_of_several_are_wrong_usage(clos, run, wrong):
     assert run(*wrong)[0] == 2

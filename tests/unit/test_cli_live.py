@@ -263,9 +263,12 @@ def test_on_a_terminal_ctrl_c_asks_and_can_cancel(clos, monkeypatch):
     wait_until(lambda: clos.connections)
     process.send_signal(signal.SIGINT)
     wait_until(lambda: "[k]eep watching" in see())
+    text = "it was started and is left running"
+    clos.operations["op-0001"]["result"] = {"left": [{"step": "start:a", "target": "a", "text": text}]}
     os.write(terminal, b"c\n")
     assert wait_until(lambda: (see(), process.poll())[1], 10) == 130
     assert clos.operations["op-0001"]["status"] == "cancelled"
+    assert f"left as it is: a: {text}" in see()
     os.close(terminal)
 
 

@@ -93,6 +93,27 @@ def test_children_take_turns_and_the_last_one_ends_the_parent(kit):
     assert kit.locks() == []
 
 
+def test_a_batch_began_with_the_first_of_its_children_that_somebody_worked_on(kit):
+    parent = _each(kit, "db", "tools", at_once=1)
+    first, second = (row[2] for row in _children(kit, parent))
+    assert kit.operation(parent).start_time is None
+    kit.run(first)
+    began = kit.operation(parent).start_time
+    kit.run(second)
+
+    ended = kit.operation(parent)
+    assert began is not None
+    assert ended.start_time == began == kit.operation(first).start_time
+    assert ended.start_time <= ended.end_time
+
+
+def test_a_batch_that_was_cancelled_before_anybody_worked_on_it_never_began(kit):
+    parent = _each(kit, "db", "tools", at_once=1)
+    _cancel(kit, parent)
+
+    assert (kit.operation(parent).status, kit.operation(parent).start_time) == ("cancelled", None)
+
+
 def test_a_batch_with_a_failed_child_goes_on_and_ends_failed_with_its_children_by_state(kit):
     kit.group("bad", plain("one"))
     kit.memory.behave("bad-one", Behaviour(fail_on={"start": StartFailed("no")}))
