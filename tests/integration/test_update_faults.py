@@ -136,7 +136,8 @@ def _the_engine_goes(clos: Rig, private: PrivateEngine, how: int) -> None:
     ended = clos.ended(operation_id, 180)
 
     assert ended.status == "failed"
-    assert "not_undone" not in ended.result
+    assert "not_undone" not in ended.result, ended.error
+    assert "services" in ended.result, ended.error
     assert {each["runs"] for each in ended.result["services"]} == {"old"}
     assert {name: clos.service(f"shop-{name}").container_id for name in before} == before
     assert private.client is not None
