@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from domain.compose import keys, ports
+from domain.compose import extension, keys, ports
 from domain.compose.problems import ComposeRefused, Problem
-from domain.container_policy import ContainerPolicy, violations
+from domain.container_policy import ContainerPolicy, Violation, violations
 from domain.specs import RuntimeKind, ServiceSpec
 from workers.runtimes import compose_files
 from workers.runtimes.compose_files import Roots
@@ -71,15 +71,21 @@ def _given_wrongly(model: Mapping[str, Any], policy: ContainerPolicy, roots: Roo
 
 def denied(model: Mapping[str, Any], policy: ContainerPolicy) -> Iterator[Problem]:
     """All that the policy forbids of a project's containers, mounts and builds apart."""
-    for name, service in (model.get("services") or {}).items():
-        for each in violations(_as_asked(name, service, model), policy):
+    for name, wrong in violations_of(model, policy).items():
+        for each in wrong:
             path = each.path.removeprefix("container.")
             yield Problem(f"{keys.written(('services', name))}.{path}", f"{each.reason} ({each.allow})")
 
 
+def violations_of(model: Mapping[str, Any], policy: ContainerPolicy) -> dict[str, list[Violation]]:
+    """The same, by the name of the service that asks for it."""
+    asked = {name: _as_asked(name, service, model) for name, service in (model.get("services") or {}).items()}
+    return {name: wrong for name, spec in asked.items() if (wrong := violations(spec, policy))}
+
+
 def _as_asked(name: str, service: Mapping[str, Any], model: Mapping[str, Any]) -> ServiceSpec:
     """A service without what it mounts and builds from: that was looked at by itself."""
-    process = (service.get("x-clos") or {}).get("runtime") not in (None, "docker")
+    process = extension.of(service).get("runtime") not in (None, "docker")
     attached = service.get("networks") or {}
     defined = model.get("networks") or {}
     return ServiceSpec(
