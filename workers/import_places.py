@@ -6,7 +6,7 @@ from typing import Any
 from domain.compose.problems import Problem, told
 from domain.errors import ClosError, DependencyCycle, UnknownDependency, ValidationFailed
 from workers.runtimes.compose_files import Files
-from workers.runtimes.compose_project import located
+from workers.runtimes.compose_lines import located
 
 # The record's words for what Compose calls otherwise, in the paths of errors.
 _IN_THE_FILE = {

@@ -15,7 +15,7 @@ from domain.container_policy import PolicyDenied
 from models.groups import Group
 from workers import import_places
 from workers.context import Context
-from workers.runtimes import compose_admission, compose_project
+from workers.runtimes import compose_admission, compose_lines, compose_project
 from workers.runtimes.compose_place import Wish
 from workers.runtimes.compose_project import Project
 
@@ -95,7 +95,7 @@ def read(context: Context, asked: Mapping[str, Any], content: str | None, variab
     if asked.get("project"):
         imported.body["project"] = asked["project"]
     found = Read(
-        project, imported, tuple(compose_project.located(project.files, each) for each in imported.problems), keep
+        project, imported, tuple(compose_lines.located(project.files, each) for each in imported.problems), keep
     )
     _refuse(context, found, leave_out=asked.get("on_unsupported") == "leave_out")
     return found
@@ -105,7 +105,7 @@ def _refuse(context: Context, found: Read, leave_out: bool) -> None:
     """All that is wrong is told at once: who mends a file need not find out one by one."""
     files, model = found.project.files, found.project.model
     if found.left_out and not leave_out:
-        denied = (compose_project.located(files, each) for each in compose_admission.denied(model, context.policy))
+        denied = (compose_lines.located(files, each) for each in compose_admission.denied(model, context.policy))
         raise ComposeRefused([*found.left_out, *denied], hint=_LEAVE_OUT)
     if violations := compose_admission.violations_of(model, context.policy):
         refusal = PolicyDenied.of_group(found.name, violations)

@@ -182,8 +182,21 @@ def test_what_is_not_carried_out_can_be_left_out_and_is_listed(demo: Importer) -
     ended = demo.does()
     problem = (ended.error or {})["problems"][0]
     assert (problem["path"], problem["line"]) == ("services.db.deploy.replicas", 11)
+    assert "--leave-out" in (ended.error or {})["hint"]
     result = demo.imports(on_unsupported="leave_out")
     assert result["left_out"]["unsupported"][0]["path"] == "services.db.deploy.replicas"
+
+
+def test_a_value_that_means_nothing_can_be_left_out_like_what_is_not_carried_out(demo: Importer) -> None:
+    wrong = "    restart: sometimes\n    stop_grace_period: -5s\n    x-clos: {depends_on: 5, tags: [kept]}\n"
+    demo.write(TEXT.replace("    image: db:1\n", f"    image: db:1\n{wrong}"))
+    result = demo.imports(on_unsupported="leave_out")
+    left_out = {each["path"]: each["line"] for each in result["left_out"]["unsupported"]}
+    assert left_out == {
+        "services.db.restart": 11, "services.db.stop_grace_period": 12, "services.db.x-clos.depends_on": 13,
+    }  # fmt: skip
+    db = demo.service("db")
+    assert (db.restart_policy, db.stop_timeout, [row.tag for row in db.tags]) == ("no", 10.0, ["kept"])
 
 
 def test_all_that_the_policy_forbids_comes_in_one_answer(demo: Importer) -> None:

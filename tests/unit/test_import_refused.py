@@ -16,7 +16,7 @@ from workers import import_reading
 
 TWO = "name: demo\nservices:\n  a:\n    image: x:1\n    ports: ['80']\n  b: {image: 'x:1'}\n"
 # What `a` says in its place, where `b` has gone: on which line that stands, and the refusal's code.
-DENIED, UNKNOWN = "policy_denied", "unknown_dependency"
+DENIED, UNKNOWN, BAD = "policy_denied", "unknown_dependency", "compose_refused"
 REFUSED = {
     "privileged": ("    privileged: true\n", "services.a.privileged", 6, DENIED),
     "every capability": ("    cap_add:\n      - ALL\n", "services.a.cap_add[0]", 7, DENIED),
@@ -29,6 +29,8 @@ REFUSED = {
     "a need of what nobody registered": (
         "    x-clos:\n      depends_on: [other/db]\n", "services.a.x-clos.depends_on", 7, UNKNOWN
     ),
+    "a policy that there is not": ("    restart: sometimes\n", "services.a.restart", 6, BAD),
+    "an extension that is no mapping": ("    x-clos: 5\n", "services.a.x-clos", 6, BAD),
     "a reference to what is not there": (
         "    environment:\n      MODE: a\n      URL: '$${url:nobody}'\n", "services.a.environment.URL", 8,
         "validation_failed",

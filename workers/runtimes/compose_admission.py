@@ -45,7 +45,9 @@ def _is_of(service: Mapping[str, Any], profiles: Collection[str]) -> bool:
 
 def _outside(named: Iterable[tuple[keys.Path, str]], roots: Roots) -> Iterator[Problem]:
     for path, text in named:
-        if not compose_files.is_remote(text) and not roots.hold(Path(text)):
+        if not text:
+            yield Problem(keys.written(path), "it names no file")
+        elif not compose_files.is_remote(text) and not roots.hold(Path(text)):
             yield Problem(keys.written(path), compose_files.outside(Path(text), roots))
 
 
@@ -105,7 +107,8 @@ def read_by_compose(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]
     for name, service in (model.get("services") or {}).items():
         for key in ("env_file", "label_file"):
             for place, each in enumerate(service.get(key) or ()):
-                yield ("services", name, key, place), each["path"] if isinstance(each, dict) else str(each)
+                named = each.get("path") if isinstance(each, dict) else each
+                yield ("services", name, key, place), str(named or "")
 
 
 def given_to_containers(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:
