@@ -122,6 +122,9 @@ BAD = {
         "services:\n  a:\n    image: x\n    healthcheck:\n      test: [CMD, a]\n      interval: abc\n", 6, "abc"
     ),
     "networks that are no mapping": ("services:\n  a: {image: x}\nnetworks: []\n", 3, "must be a mapping"),
+    "an include that is no list": ("services:\n  a: {image: x}\ninclude: 5\n", 3, "must be a list"),
+    "a name that is no text": ("services:\n  a: {image: x}\nname: 5\n", 3, "must be a string"),
+    "a model that is no mapping": ("services:\n  a: {image: x}\nmodels:\n  m: 5\n", 4, "must be a mapping"),
     "an extends that names nothing": ("services:\n  a:\n    image: x\n    extends: {}\n", 4, "is required"),
     "services that are no mapping": ("name: demo\nservices: 5\n", 2, "must be a mapping"),
     "a variable that must be set": ("services:\n  a:\n    image: 'x:${TAG:?say which}'\n", 3, "say which"),

@@ -11,11 +11,13 @@ from workers.runtimes.compose_files import Files
 from workers.runtimes.compose_yaml import merged
 
 # `services.web.image`, and `services[web].image` where Compose could not read a value.
-_PATH = re.compile(r"\b(?:services|networks|volumes|secrets|configs|include)[.\[][\w.\[\]-]+")
+_PATH = re.compile(r"\b(?:services|networks|volumes|secrets|configs|models|include)[.\[][\w.\[\]-]+")
 _SERVICE = re.compile(r'service "([^"]+)"')
 _EXTENDS = re.compile(r"extends\.([\w.-]+)\.\w+ is required")
 _RING = re.compile(r"dependency cycle detected: (\S+)")
-_WHOLE = re.compile(r"(?:validating .*?: )?(services|networks|volumes|secrets|configs|include) must be ")
+_WHOLE = re.compile(
+    r"(?:validating .*?: )?`?(services|networks|volumes|secrets|configs|models|include|name|version)`? must be "
+)
 _OF_A_PORT = re.compile(
     r"(?:invalid (?:hostPort|containerPort|IP address|proto|ranges specified)|no port specified)\b.*?: (.+)"
 )
