@@ -59,18 +59,31 @@ def read_group(name: str) -> dict[str, Any]:
     """The body of `POST /groups` from a file, or from stdin for `-`.
 
     Raises:
-        CliError: it cannot be read, or is no mapping (exit code 2).
+        CliError: it cannot be read, is no mapping, or a service or the directory in it is none (exit code 2).
     """
     body, folder = _read(name)
     services = body.get("services")
     if isinstance(services, Mapping):
         # As in a compose file, where a service's name is its key.
-        services = [{"name": key, **(value or {})} for key, value in services.items()]
+        services = [_named(key, value, name) for key, value in services.items()]
     if isinstance(services, list):
         body["services"] = [_from_file(one, folder) if isinstance(one, dict) else one for one in services]
+    directory = body.get("directory")
+    if not isinstance(directory, str | None):
+        raise CliError(f"{_where(name)}: directory: must be a path, in quotes if it is a number", USAGE)
     # Where its paths count from: what a clone in a directory of its own has moved.
-    body["directory"] = _absolute(str(body.get("directory") or "."), folder)
+    body["directory"] = _absolute(directory or ".", folder)
     return _with_absolute(body, "compose_file", folder)
+
+
+def _named(key: str, service: Any, file: str) -> dict[str, Any]:
+    if not isinstance(service, Mapping | None):
+        raise CliError(f"{_where(file)}: services.{key}: must be a mapping, such as {{image: nginx}}", USAGE)
+    return {"name": key, **(service or {})}
+
+
+def _where(name: str) -> str:
+    return "stdin" if name == "-" else name
 
 
 def read_service(name: str) -> dict[str, Any]:
@@ -105,7 +118,7 @@ def parse(text: str, where: str) -> Any:
 
 
 def _read(name: str) -> tuple[dict[str, Any], Path]:
-    where = "stdin" if name == "-" else name
+    where = _where(name)
     try:
         if name == "-":
             raw, folder = sys.stdin.buffer.read(_MAX_BYTES + 1), Path.cwd()

@@ -3,7 +3,8 @@
 Whoever calls this holds the write transaction. The file itself is never written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import select
@@ -114,19 +115,43 @@ def _services(
 ) -> None:
     wanted = {each["name"]: each for each in body["services"]}
     new = [wanted[name] for name in (*changed.added, *changed.gone)]
-    drafts = [registry.draft(session, group, each, reserved) for each in new]
-    for service, each in zip(drafts, new, strict=True):
-        registry.bind(session, group, service, each, reserved)
+    drafts = _registered(session, group, new, reserved)
     for name in changed.changed():
         service = session.scalars(select(Service).where(Service.group_name == group.name, Service.name == name)).one()
-        registry.change_service(session, service, _fields(service, wanted[name], changed.fields_of(name)), reserved)
+        with _of_service(name):
+            registry.change_service(session, service, _fields(service, wanted[name], changed.fields_of(name)), reserved)
     for service in drafts:
-        registry_references.check(session, service)
+        with _of_service(service.name):
+            registry_references.check(session, service)
     going = ids_of(session, group.name, changed.removed)
     if going:
         registry.refuse_if_required(session, f"what the file no longer has ({', '.join(changed.removed)})", going)
         registry.forget(session, going)
     registry_graph.refuse_cycles(session)
+
+
+def _registered(
+    session: Session, group: Group, new: Sequence[Mapping[str, Any]], reserved: frozenset[int]
+) -> list[Service]:
+    """All of them are there before the first is bound to what it needs: that may be another new one."""
+    drafts = []
+    for each in new:
+        with _of_service(each["name"]):
+            drafts.append(registry.draft(session, group, each, reserved))
+    for service, each in zip(drafts, new, strict=True):
+        with _of_service(service.name):
+            registry.bind(session, group, service, each, reserved)
+    return drafts
+
+
+@contextmanager
+def _of_service(name: str) -> Iterator[None]:
+    """Say of which service it is what is refused inside the block."""
+    try:
+        yield
+    except ValidationFailed as refusal:
+        refusal.errors = {"services": {name: refusal.errors}}
+        raise
 
 
 # What must not be null in the record: a field that the file says nothing of has its default again.
@@ -178,11 +203,10 @@ def refuse_denied(session: Session, name: str, policy: ContainerPolicy) -> None:
         raise PolicyDenied.of_group(name, found)
 
 
-def refused(body: Mapping[str, Any], error: ValidationFailed) -> ValidationFailed:
-    """A refusal with its services by their names: they stand in no list that the caller has seen."""
-    places = error.errors.get("services")
+def name_services(body: Mapping[str, Any], refusal: ValidationFailed) -> None:
+    """Let a refusal name services by their names: they stand in no list that the caller has seen."""
+    places = refusal.errors.get("services")
     if isinstance(places, Mapping):
         names = [each["name"] for each in body["services"]]
         named = {names[place] if isinstance(place, int) else place: each for place, each in places.items()}
-        error.errors = {**error.errors, "services": named}
-    return error
+        refusal.errors = {**refusal.errors, "services": named}

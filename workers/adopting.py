@@ -23,7 +23,7 @@ from domain.stopping import plan_stop
 from models import operations, registry_graph, registry_imports, registry_reach
 from models.operation_takeovers import OURS, PART, THEIRS
 from models.operations import Operation
-from workers import adoption_record, carrying
+from workers import adoption_record, carrying, earlier
 from workers.adoption_record import Foreign, Promise
 from workers.carrying import Subject
 from workers.claims import Claim
@@ -52,14 +52,14 @@ def _forward(
     context: Context, operation: Operation, claim: Claim, journal: Journal, subject: Subject, promised: Promise
 ) -> dict[str, Any] | None:
     """The way forward. None: the operation has ended; else how it is to end once all is as it was."""
-    plan, decision = _plan(context, subject, promised)
+    plan, decision = _plan(context, operation, subject, promised)
     _want(context, claim, subject, Desired.RUNNING)
-    journal.begin(plan)
+    journal.begin(plan, anew=True)
     outcome = carrying.carry(context, operation, claim, journal, subject, plan, decision)
     carrying.settle(context, journal, subject)
     removed = _removed(journal)
     result = promised.result | {"runs": OURS}
-    if not outcome.failed and not outcome.cancelled:
+    if not outcome.failed and not outcome.broken_off(plan):
         result["taken_over"] = [each.as_dict() for each in promised.ran]
         journal.finish(OperationStatus.COMPLETED, result)
         log.info("project.taken_over", operation_id=operation.id, group=promised.group, containers=len(removed))
@@ -87,12 +87,15 @@ def _subject(context: Context, promised: Promise) -> Subject:
     return carrying.read_subject(context.record, sorted(taken))
 
 
-def _plan(context: Context, subject: Subject, promised: Promise) -> tuple[Plan, Decision]:
+def _plan(context: Context, operation: Operation, subject: Subject, promised: Promise) -> tuple[Plan, Decision]:
     known = {each.ref for each in promised.containers}
     foreign = [each for each in adoption_record.find(context, promised.project, must=True) if each.ref in known]
     observed = context.observer.snapshot(subject.specs, subject.health)
     images = carrying.images_ready(context, subject.specs, observed)
-    start = plan_start(subject.specs, observed, set(subject.by_id), images, subject.groups)
+    # What an earlier attempt has started is to be waited for all the same: nothing else gates the removals, after which
+    # there is no way back.
+    unready = earlier.unready(operation)
+    start = plan_start(subject.specs, observed, set(subject.by_id), images, subject.groups, unready=unready)
     early = tuple(step.id for step in start.steps if step.action in (Action.PULL, Action.BUILD))
     stops = _stops(subject, [each for each in foreign if each.running], early)
     gate = stops[-1].id if stops else None

@@ -47,6 +47,11 @@ class Outcome:
         """Steps that will not be completed."""
         return set(self.failed) | set(self.skipped)
 
+    def broken_off(self, plan: Plan) -> bool:
+        """Whether a cancel kept steps of its plan from being done. One that came as the last of them was under way did
+        not: what was asked for is done then, and nothing is left to be undone or told."""
+        return self.cancelled and len(self.completed) < len(plan.steps)
+
 
 @dataclass(frozen=True, slots=True)
 class _End:

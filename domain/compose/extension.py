@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from domain.compose.problems import Problem
+from domain.container_shapes import NETWORK, VOLUME
 from domain.shapes import Problem as Wrong
 from domain.shapes import Shape, either, flag, list_of, map_of, one_of, optional, record, text, whole
 from domain.specs import MOST_PORTS
@@ -20,11 +21,6 @@ def _number(low: float, high: float) -> Shape:
             yield Wrong(path, f"must be a number from {low:g} to {high:g}")
 
     return check
-
-
-def anything(value: Any, path: str) -> Iterator[Wrong]:  # noqa: ARG001 - a shape
-    """Whatever it is."""
-    return iter(())
 
 
 _POLICIES = one_of("no", "on-failure", "always", "unless-stopped")
@@ -100,7 +96,7 @@ GROUP_FIELDS: dict[str, Shape] = {
     "network_name": _NAME,
 }
 # Definitions that no service uses: Compose would leave them out. They are looked at with the others.
-_GROUP = record(**GROUP_FIELDS, name=_NAME, networks=map_of(anything), volumes=map_of(anything))
+_GROUP = record(**GROUP_FIELDS, name=_NAME, networks=map_of(NETWORK, 50), volumes=map_of(VOLUME, 200))
 
 
 def problems(extension: Any, path: str, group: bool = False) -> list[Problem]:
@@ -114,3 +110,8 @@ def of(holder: Mapping[str, Any]) -> dict[str, Any]:
     """The `x-clos` of a service or a project; empty if it has none, or a wrong one."""
     found = holder.get("x-clos")
     return dict(found) if isinstance(found, Mapping) else {}
+
+
+def well_formed(holder: Mapping[str, Any], group: bool = False) -> dict[str, Any]:
+    """What of the `x-clos` of a service or a project can be carried out: `problems` names each key that is missing."""
+    return {key: value for key, value in of(holder).items() if not problems({key: value}, "x-clos", group)}

@@ -9,6 +9,8 @@ from domain.specs import MOST_PORTS
 
 _LOOPBACK = "127.0.0.1"
 MOST = 1000
+_LAST = 65_535
+_NUMBERS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 # The last part of the short form: what is published inside, which Compose writes out one by one.
 _RANGE = re.compile(r"(?:.*:)?(\d{1,9})-(\d{1,9})(?:/\w+)?")
 
@@ -32,9 +34,12 @@ class Ports:
     def _one(self, place: int, port: Mapping[str, Any]) -> dict[str, Any]:
         protocol = str(port.get("protocol") or "tcp")
         if protocol not in ("tcp", "udp"):
-            self.problems.append(Problem(f"{self._path}[{place}]", f"{protocol} is not published: tcp and udp are"))
+            self._refuse(place, f"{protocol} is not published: tcp and udp are")
             return {}
-        target = int(port["target"])
+        target = int(port.get("target") or 0)
+        if not 1 <= target <= _LAST:
+            self._refuse(place, f"the container's port is a number from 1 to {_LAST}, and not {target}")
+            return {}
         claim: dict[str, Any] = {
             "name": self._name(place, port, target, protocol),
             "host_ip": str(port.get("host_ip") or _LOOPBACK),
@@ -52,16 +57,21 @@ class Ports:
     def _published(self, place: int, published: str, protocol: str) -> int | None:
         if published in ("", "0"):
             return None
-        first, _, last = published.partition("-")
-        numbers = range(int(first), int(last or first) + 1)
+        numbers = _numbers(published)
+        if not numbers:
+            self._refuse(place, f"{published[:100]!r} is no port from 1 to {_LAST}, and no range such as 8000-8010")
+            return None
         free = next((each for each in numbers if (protocol, each) not in self._taken), None)
         if free is None:
-            self.problems.append(Problem(f"{self._path}[{place}]", f"no port of {published} is left"))
+            self._refuse(place, f"no port of {published} is left")
             return None
         if len(numbers) > 1:
             self._say(f"may take any of {published}: CLOS claims {free}")
         self._taken.add((protocol, free))
         return free
+
+    def _refuse(self, place: int, reason: str) -> None:
+        self.problems.append(Problem(f"{self._path}[{place}]", reason))
 
     def _say(self, text: str) -> None:
         warning = f"{self._path}: {text}"
@@ -82,6 +92,15 @@ class Ports:
             name = f"{wish}-{number}" if wish else f"port-{number}"
         self._names.add(name)
         return name
+
+
+def _numbers(published: str) -> range:
+    """The numbers that a text means; none, where it is no port and no range."""
+    found = _NUMBERS.fullmatch(published)
+    if found is None:
+        return range(0)
+    first, last = int(found[1]), int(found[2] or found[1])
+    return range(first, last + 1) if first >= 1 and last <= _LAST else range(0)
 
 
 def written(ports: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -28,6 +28,12 @@ class Problem:
         return {"path": self.path, "reason": self.reason, "file": self.file, "line": self.line}
 
 
+def told(problems: Sequence[Problem]) -> tuple[str, list[dict[str, Any]]]:
+    """As the message of an error, which is the first of them, and as its `problems`."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{problems[0].text()}{more}", [problem.as_dict() for problem in problems[:_SHOWN]]
+
+
 class ComposeRefused(ClosError):
     """A Compose file that is not taken: it is not well formed, asks for what CLOS does not do, or reaches outside of
     its project. `problems` says where; nothing was written."""
@@ -35,7 +41,6 @@ class ComposeRefused(ClosError):
     code = "compose_refused"
 
     def __init__(self, problems: Sequence[Problem], hint: str | None = None) -> None:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        shown = [problem.as_dict() for problem in problems[:_SHOWN]]
-        super().__init__(f"{problems[0].text()}{more}", hint=hint, problems=shown)
+        message, shown = told(problems)
+        super().__init__(message, hint=hint, problems=shown)
         self.problems = tuple(problems)

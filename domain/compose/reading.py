@@ -47,7 +47,7 @@ def read_group(
     `values` are what its secrets and configs take from variables. `keep_network_names`: networks keep the engine's
     names that Compose gives them, so that its containers and those of CLOS meet in them.
     """
-    own = extension.of(model)
+    own = extension.well_formed(model, group=True)
     readers = [
         ServiceReader(str(key), service or {}, model, values or {})
         for key, service in (model.get("services") or {}).items()

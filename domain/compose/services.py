@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from domain import container
-from domain.compose import builds, extension, mounts, numbers
+from domain.compose import builds, checks, extension, mounts, numbers
 from domain.compose.mounts import Files
 from domain.compose.ports import Ports
 from domain.compose.problems import Problem
@@ -34,7 +34,7 @@ _OF_A_PROCESS = {
     "command", "depends_on", "env_file", "environment", "healthcheck", "image", "label_file", "labels", "networks",
     "ports", "profiles", "restart", "scale", "stop_grace_period", "user", "working_dir", "extends",
 }  # fmt: skip
-_STOP_TIMEOUT_S = 10.0
+_FEWEST_CPUS, _MOST_CPUS = 0.01, 1024
 _SMALLEST_MB = 6
 
 
@@ -45,7 +45,7 @@ class ServiceReader:
         self.name = name
         self._service = {key: value for key, value in service.items() if value is not None}
         self._model = model
-        self._own = extension.of(service)
+        self._own = extension.well_formed(service)
         self._path = f"services.{name}"
         self.problems: list[Problem] = extension.problems(service.get("x-clos"), f"{self._path}.x-clos")
         self.warnings: list[str] = []
@@ -66,14 +66,18 @@ class ServiceReader:
         self._deployment()
         if self._container:
             self.body["container"] = self._container
-            wrong = container.check(self._container)
-            self.problems += [
-                Problem(f"{self._path}.{each.path.removeprefix('container.')}", each.text) for each in wrong
-            ]
+            self._refuse_what_no_container_takes()
         self.problems += self._files.problems
         if self._files.secrets:
             self.body["secrets"] = dict(self._files.secrets)
         self._extend()
+
+    def _refuse_what_no_container_takes(self) -> None:
+        told = {each.path for each in self.problems}
+        for each in container.check(self._container):
+            path = f"{self._path}.{each.path.removeprefix('container.')}"
+            if path not in told:
+                self.problems.append(Problem(path, each.text))
 
     def _refuse_what_is_not_done(self) -> None:
         for key in self._service:
@@ -104,7 +108,7 @@ class ServiceReader:
         self.warnings += found.warnings
         self.problems += found.problems
         body["depends_on"] = [self._dependency(name, each) for name, each in (service.get("depends_on") or {}).items()]
-        self._restart(str(service.get("restart") or ""))
+        self._restart()
         self._stop_and_health()
 
     def _environment(self) -> None:
@@ -118,30 +122,23 @@ class ServiceReader:
         found = {"service": name, "condition": condition, "required": each.get("required", True) is not False}
         return found | ({"restart": True} if each.get("restart") else {})
 
-    def _restart(self, policy: str) -> None:
-        kind, _, times = policy.partition(":")
-        self.body["restart_policy"] = kind or "no"
+    def _restart(self) -> None:
+        found, problems, (key, times) = checks.restart(self._service, self._path)
+        self.body["restart_policy"] = found
+        self.problems += problems
         if times:
-            self.warnings.append(f"{self._path}.restart: CLOS gives up by its own crash-loop limit, not after {times}")
+            self.warnings.append(f"{self._path}.{key}: CLOS gives up by its own crash-loop limit, not after {times}")
 
     def _stop_and_health(self) -> None:
         grace, check = self._service.get("stop_grace_period"), self._service.get("healthcheck") or {}
-        self.body["stop_timeout"] = max(0.1, min(3600.0, numbers.seconds(grace) if grace else _STOP_TIMEOUT_S))
+        self.body["stop_timeout"], problems = checks.stop_timeout(grace, self._path)
+        self.problems += problems
         if check and self.runtime == "docker":
             self._container["healthcheck"] = {key: value for key, value in check.items() if value is not None}
-        test = [str(word) for word in check.get("test") or ()]
-        if check.get("disable") or test[:1] == ["NONE"] or not check:
-            return
-        found: dict[str, Any] = {
-            "type": "docker" if self.runtime == "docker" else "exec",
-            "interval": max(0.1, numbers.seconds(check.get("interval") or "30s")),
-            "timeout": max(0.1, numbers.seconds(check.get("timeout") or "30s")),
-            "retries": int(check.get("retries") or 3),
-            "start_period": numbers.seconds(check.get("start_period") or "0s"),
-        }
-        if self.runtime != "docker":
-            found["test"] = ["/bin/sh", "-c", " ".join(test[1:])] if test[:1] == ["CMD-SHELL"] else test[1:]
-        self.body["health_check"] = found
+        found, problems = checks.read(check, self.runtime, f"{self._path}.healthcheck")
+        self.problems += problems
+        if found is not None:
+            self.body["health_check"] = found
 
     def _of_a_container(self) -> None:
         service, body = self._service, self.body
@@ -161,9 +158,8 @@ class ServiceReader:
                 self._container[kind] = self._files.of(kind, service[kind])
         self._network()
         body["dns_servers"] = [str(each) for each in service.get("dns") or ()]
-        if service.get("cpus"):
-            body["cpu_limit"] = float(service["cpus"])
-        self._memory(service.get("mem_limit"))
+        self._cpus("cpus", service.get("cpus"))
+        self._memory("mem_limit", service.get("mem_limit"))
 
     def _network(self) -> None:
         names = [str(self._service["container_name"])] if self._service.get("container_name") else []
@@ -180,16 +176,31 @@ class ServiceReader:
         if options is not None:
             self._container["networks"] = options
 
-    def _memory(self, limit: Any) -> None:
-        if not limit:
+    def _cpus(self, key: str, given: Any) -> None:
+        if not given:
             return
-        size = numbers.size(limit)
+        limit = float(given)
+        if _FEWEST_CPUS <= limit <= _MOST_CPUS:
+            self.body["cpu_limit"] = limit
+        else:
+            self._refuse(key, f"{given} is no number from {_FEWEST_CPUS} to {_MOST_CPUS}")
+
+    def _memory(self, key: str, limit: Any) -> None:
+        if not limit or (size := self._size(key, limit)) is None:
+            return
         self._container.pop("mem_limit", None)
         if size % numbers.MB == 0 and size >= _SMALLEST_MB * numbers.MB:
             self.body["memory_limit"] = size // numbers.MB
         else:
             self.body.pop("memory_limit", None)
             self._container["mem_limit"] = str(size)
+
+    def _size(self, key: str, given: Any) -> int | None:
+        try:
+            return numbers.size(given)
+        except ValueError as wrong:
+            self._refuse(key, str(wrong))
+            return None
 
     def _deployment(self) -> None:
         deploy = self._service.get("deploy") or {}
@@ -199,10 +210,6 @@ class ServiceReader:
             self._refuse(key, f"{replicas} instances: a service of CLOS is one; define further services")
         if str(deploy.get("mode") or "replicated") != "replicated":
             self._refuse("deploy.mode", f"{deploy['mode']} is a swarm's")
-        if not self._service.get("restart") and (policy := deploy.get("restart_policy")):
-            kinds = {"none": "no", "on-failure": "on-failure", "any": "always"}
-            times = f":{policy['max_attempts']}" if policy.get("max_attempts") else ""
-            self._restart(kinds.get(str(policy.get("condition") or "any"), "no") + times)
         ignored = {"labels", "placement", "update_config", "rollback_config", "endpoint_mode"}
         if named := sorted(key for key in ignored & set(deploy) if deploy[key]):
             self.warnings.append(f"{self._path}.deploy: {', '.join(named)} mean something to a swarm only")
@@ -210,13 +217,13 @@ class ServiceReader:
 
     def _resources(self, resources: Mapping[str, Any]) -> None:
         limits, reserved = resources.get("limits") or {}, resources.get("reservations") or {}
-        if limits.get("cpus"):
-            self.body["cpu_limit"] = float(limits["cpus"])
-        self._memory(limits.get("memory"))
+        self._cpus("deploy.resources.limits.cpus", limits.get("cpus"))
+        self._memory("deploy.resources.limits.memory", limits.get("memory"))
         if limits.get("pids"):
             self._container["pids_limit"] = int(limits["pids"])
-        if reserved.get("memory"):
-            self._container["mem_reservation"] = str(numbers.size(reserved["memory"]))
+        reservation = reserved.get("memory")
+        if reservation and (size := self._size("deploy.resources.reservations.memory", reservation)) is not None:
+            self._container["mem_reservation"] = str(size)
         if reserved.get("cpus"):
             self.warnings.append(f"{self._path}.deploy.resources.reservations.cpus: means something to a swarm only")
         if reserved.get("devices"):

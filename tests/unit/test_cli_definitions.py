@@ -72,6 +72,29 @@ def test_services_may_be_a_mapping_by_name_as_in_a_compose_file(tmp_path):
     assert body["services"] == [{"name": "a", "image": "i"}, {"name": "b"}]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: shop\nservices: {web: 1}", "services.web: must be a mapping"),
+        ("name: shop\nservices: {web: [image]}", "services.web: must be a mapping"),
+        ("name: shop\nservices: {web: nginx}", "services.web: must be a mapping"),
+        ("name: shop\ndirectory: 5", "directory: must be a path"),
+        ("name: shop\ndirectory: [a]", "directory: must be a path"),
+        ("name: shop\ndirectory: false", "directory: must be a path"),
+    ],
+)
+def test_what_is_no_service_or_no_directory_is_refused_by_its_file_and_key(tmp_path, text, said):
+    file = write(tmp_path, text)
+    with pytest.raises(CliError) as refused:
+        read_group(file)
+    assert refused.value.message.startswith(f"{file}: {said}")
+    assert refused.value.exit_code == 2
+
+
+def test_a_service_of_which_nothing_is_said_is_left_to_clos_to_refuse(tmp_path):
+    assert read_group(write(tmp_path, "name: shop\nservices: {web: }"))["services"] == [{"name": "web"}]
+
+
 def test_json_and_stdin_are_read_too(tmp_path, monkeypatch):
     text = json.dumps({"name": "x", "services": [{"name": "a", "working_dir": "w"}]})
     assert read_group(write(tmp_path, text, "g.json"))["name"] == "x"

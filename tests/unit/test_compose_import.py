@@ -10,15 +10,12 @@ from sqlalchemy import select
 
 from api.v2 import group_answers
 from domain.container_policy import ContainerPolicy
-from domain.states import OperationStatus
-from models import groups, import_inputs, operations, registry, registry_groups, registry_imports, registry_views
+from models import groups, operations, registry, registry_groups, registry_imports, registry_views
 from models.groups import Group
 from models.import_inputs import ImportInput
-from models.operations import Operation
-from models.ports import PortRange
 from models.services import Service
+from tests.unit.import_kit import Importer, kit_with_ranges
 from tests.unit.worker_kit import Kit
-from workers import importing, runner
 
 TEXT = """
 name: demo
@@ -38,53 +35,8 @@ volumes:
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Iterator[Kit]:
-    folder = tmp_path / "kit"
-    folder.mkdir()
-    made = Kit(folder)
-    with made.record.write() as session:
-        session.add(PortRange(project="development", start_port=9000, end_port=9099))
-        session.add(PortRange(project="apis", start_port=4000, end_port=4999))
-    yield made
-    made.close()
-
-
-class Importer:
-    """A project's folder, and imports of it as the API asks for them."""
-
-    def __init__(self, kit: Kit, folder: Path) -> None:
-        self.kit = kit
-        self.folder = folder
-        folder.mkdir()
-
-    def write(self, text: str) -> None:
-        (self.folder / "compose.yaml").write_text(text, encoding="utf-8")
-
-    def ask(self, content: str | None = None, variables: dict[str, str] | None = None, **asked: Any) -> str:
-        parameters = {"path": str(self.folder)} | asked
-        if content is not None:
-            del parameters["path"]
-            parameters["content"] = True
-        with self.kit.record.write() as session:
-            made = operations.create(session, importing.IMPORT, targets=[], parameters=parameters, initiated_by="test")
-            import_inputs.keep(session, made.id, content, variables or {})
-            return made.id
-
-    def does(self, **asked: Any) -> Operation:
-        operation_id = self.ask(**asked)
-        runner.run(self.kit.context, operation_id, importing.carry_out)
-        return self.kit.operation(operation_id)
-
-    def imports(self, text: str | None = None, **asked: Any) -> dict[str, Any]:
-        """The result of an import that goes well."""
-        if text is not None:
-            self.write(text)
-        ended = self.does(**asked)
-        assert ended.status == OperationStatus.COMPLETED.value, ended.error
-        assert ended.result is not None
-        return ended.result
-
-    def service(self, name: str, group: str = "demo") -> Service:
-        return self.kit.service(name, group)
+    with kit_with_ranges(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
@@ -174,6 +126,7 @@ def test_what_a_dropped_service_left_goes_although_its_container_was_removed_by_
 
 def test_one_that_others_need_is_not_taken_away(demo: Importer) -> None:
     demo.imports(TEXT)
+    demo.kit.does("start", "demo")
     with demo.kit.record.write() as session:
         registry_groups.create_group(
             session,
@@ -182,7 +135,8 @@ def test_one_that_others_need_is_not_taken_away(demo: Importer) -> None:
     demo.write("name: demo\nservices:\n  db: {image: 'db:1', volumes: ['data:/data']}\nvolumes: {data: {}}\n")
     ended = demo.does()
     assert (ended.status, (ended.error or {})["code"]) == ("failed", "service_required")
-    assert demo.service("web")
+    assert demo.service("web").status == "running"
+    assert (list(ended.steps), demo.kit.memory.observe()["demo-web"].alive) == ([], True)
 
 
 def test_a_new_service_may_be_needed_by_an_old_one(demo: Importer) -> None:
@@ -228,8 +182,21 @@ def test_what_is_not_carried_out_can_be_left_out_and_is_listed(demo: Importer) -
     ended = demo.does()
     problem = (ended.error or {})["problems"][0]
     assert (problem["path"], problem["line"]) == ("services.db.deploy.replicas", 11)
+    assert "--leave-out" in (ended.error or {})["hint"]
     result = demo.imports(on_unsupported="leave_out")
     assert result["left_out"]["unsupported"][0]["path"] == "services.db.deploy.replicas"
+
+
+def test_a_value_that_means_nothing_can_be_left_out_like_what_is_not_carried_out(demo: Importer) -> None:
+    wrong = "    restart: sometimes\n    stop_grace_period: -5s\n    x-clos: {depends_on: 5, tags: [kept]}\n"
+    demo.write(TEXT.replace("    image: db:1\n", f"    image: db:1\n{wrong}"))
+    result = demo.imports(on_unsupported="leave_out")
+    left_out = {each["path"]: each["line"] for each in result["left_out"]["unsupported"]}
+    assert left_out == {
+        "services.db.restart": 11, "services.db.stop_grace_period": 12, "services.db.x-clos.depends_on": 13,
+    }  # fmt: skip
+    db = demo.service("db")
+    assert (db.restart_policy, db.stop_timeout, [row.tag for row in db.tags]) == ("no", 10.0, ["kept"])
 
 
 def test_all_that_the_policy_forbids_comes_in_one_answer(demo: Importer) -> None:

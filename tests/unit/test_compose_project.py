@@ -88,15 +88,45 @@ BAD = {
     "a home that nobody has": ("services:\n  a:\n    image: x\n    volumes: ['~/x:/x']\n", None, "give HOME"),
     "a service that there is not": ("services:\n  a:\n    image: x\n    depends_on: [b]\n", 2, "undefined service"),
     "a cycle": (
-        "services:\n  a: {image: x, depends_on: [b]}\n  b: {image: x, depends_on: [a]}\n", None, "cycle"
+        "services:\n  a: {image: x, depends_on: [b]}\n  b: {image: x, depends_on: [a]}\n", 2, "cycle"
     ),
+    "a cycle of one": ("services:\n  a:\n    image: x\n    depends_on: [a]\n", 4, "a -> a"),
     "a range of every port": ("services:\n  a:\n    image: x\n    ports:\n      - 1-65535\n", 4, "65535 ports"),
     "ranges of two addresses": (
         "services:\n  a:\n    image: x\n    ports: ['127.0.0.1:1-600:1-600', '[::1]:1-600:1-600/udp']\n", 4,
         "1200 ports",
     ),
     "a range from a variable": ("services:\n  a:\n    image: x\n    ports: ['${LOW:-1}-2000']\n", 4, "2000 ports"),
-    "a port that is none": ("services:\n  a:\n    image: x\n    ports: ['99999:80']\n", None, "99999"),
+    "a port that is none": (
+        "services:\n  a:\n    image: x\n    ports:\n      - 80\n      - 99999:80\n", 6, "services.a.ports[1]: invalid"
+    ),
+    "a port inside that is none": (
+        "services:\n  a: {image: x}\n  b:\n    image: x\n    ports: [70000]\n", 5, "services.b.ports[0]: invalid"
+    ),
+    "a range that runs backwards": ("services:\n  a:\n    image: x\n    ports: ['9-8:80']\n", 4, "9-8"),
+    "a port that says nothing": ("services:\n  a:\n    image: x\n    ports: ['']\n", 4, "services.a.ports[0]: no port"),
+    "an address that is none": (
+        "services:\n  a:\n    image: x\n    ports: ['1.2.3.400:80:80']\n", 4, "services.a.ports[0]: invalid IP"
+    ),
+    "a file of variables that is not there": (
+        "services:\n  a:\n    image: x\n    env_file:\n      - ./no.env\n", 5, "services.a.env_file[0]: env file"
+    ),
+    "a file of labels that is not there": (
+        "services:\n  a:\n    image: x\n    label_file: no.labels\n", 4, "services.a.label_file: label file"
+    ),
+    "a file of variables without a name": (
+        "services:\n  a:\n    image: x\n    env_file: ''\n", 4, "services.a.env_file[0]: it names no file"
+    ),
+    "what Compose itself breaks on": ("services:\n  a:\n    image: x\n    pid:\n", None, "give every key a value"),
+    "a duration that is none": (
+        "services:\n  a:\n    image: x\n    healthcheck:\n      test: [CMD, a]\n      interval: abc\n", 6, "abc"
+    ),
+    "networks that are no mapping": ("services:\n  a: {image: x}\nnetworks: []\n", 3, "must be a mapping"),
+    "an include that is no list": ("services:\n  a: {image: x}\ninclude: 5\n", 3, "must be a list"),
+    "a name that is no text": ("services:\n  a: {image: x}\nname: 5\n", 3, "must be a string"),
+    "a model that is no mapping": ("services:\n  a: {image: x}\nmodels:\n  m: 5\n", 4, "must be a mapping"),
+    "an extends that names nothing": ("services:\n  a:\n    image: x\n    extends: {}\n", 4, "is required"),
+    "services that are no mapping": ("name: demo\nservices: 5\n", 2, "must be a mapping"),
     "a variable that must be set": ("services:\n  a:\n    image: 'x:${TAG:?say which}'\n", 3, "say which"),
 }  # fmt: skip
 

@@ -154,6 +154,74 @@ def test_what_is_not_carried_out_is_refused_by_name(said: dict[str, Any], path: 
     assert reason in found[path]
 
 
+_CHECK = {"test": ["CMD", "x"]}
+
+
+@pytest.mark.parametrize(
+    ("said", "path", "reason"),
+    [
+        ({"x-clos": 5}, "x-clos", "must be a mapping"),
+        ({"x-clos": {"depends_on": 5}}, "x-clos.depends_on", "must be a list"),
+        ({"x-clos": {"depends_on": [5]}}, "x-clos.depends_on[0]", "group/service"),
+        ({"x-clos": {"secrets": [[1]]}}, "x-clos.secrets[0]", "a variable's name"),
+        (
+            {"command": ["x"], "x-clos": {"runtime": "process", "working_dir": 5}},
+            "x-clos.working_dir", "must be a path",
+        ),
+        ({"healthcheck": _CHECK | {"interval": "-1s"}}, "healthcheck.interval", "'-1s' is no duration"),
+        ({"healthcheck": _CHECK | {"start_period": "-1s"}}, "healthcheck.start_period", "'-1s' is no duration"),
+        (
+            {"command": ["x"], "x-clos": {"runtime": "process"}, "healthcheck": _CHECK | {"timeout": "-1s"}},
+            "healthcheck.timeout", "'-1s' is no duration",
+        ),
+        ({"stop_grace_period": "-5s"}, "stop_grace_period", "'-5s' is no duration"),
+        ({"restart": "sometimes"}, "restart", "'sometimes' is none of no, on-failure, always, unless-stopped"),
+        ({"restart": "on-failure:x"}, "restart", "'on-failure:x' is none of"),
+        ({"restart": "always:3"}, "restart", "'always:3' is none of"),
+        (
+            {"deploy": {"restart_policy": {"condition": "now"}}},
+            "deploy.restart_policy.condition", "'now' is none of none, on-failure, any",
+        ),
+        ({"ports": [{"target": 80, "published": "abc"}]}, "ports[0]", "'abc' is no port from 1 to 65535"),
+        ({"ports": [{"target": 80, "published": "-3"}]}, "ports[0]", "'-3' is no port"),
+        ({"ports": [{"target": 80, "published": "99999"}]}, "ports[0]", "'99999' is no port"),
+        ({"ports": [{"target": 80, "published": "90-80"}]}, "ports[0]", "'90-80' is no port"),
+        ({"ports": [{"target": 80}, {"published": "80"}]}, "ports[1]", "the container's port is a number from 1"),
+        ({"ports": [{"target": 99999}]}, "ports[0]", "the container's port is a number from 1"),
+        ({"mem_limit": "-1"}, "mem_limit", "'-1' is no size"),
+        ({"cpus": -1}, "cpus", "-1 is no number from 0.01 to 1024"),
+        ({"deploy": {"resources": {"limits": {"cpus": 5000}}}}, "deploy.resources.limits.cpus", "5000 is no number"),
+    ],
+)  # fmt: skip
+def test_a_value_that_means_nothing_is_refused_once_and_the_rest_is_read(
+    said: dict[str, Any], path: str, reason: str
+) -> None:
+    found = one(**said)
+    assert [each.path for each in found.problems] == [f"services.web.{path}"]
+    assert reason in found.problems[0].reason
+    # What is left when that is left out can be written.
+    service = found.body["services"][0]
+    assert service["restart_policy"] == "no"
+    assert all(isinstance(each, dict) for each in service["depends_on"])
+
+
+@pytest.mark.parametrize(
+    ("said", "path"),
+    [
+        ({"networks": {"default": 5}}, "x-clos.networks.default"),
+        ({"volumes": {"data": [5]}}, "x-clos.volumes.data"),
+        ({"networks": 5}, "x-clos.networks"),
+        ({"start_order": "first"}, "x-clos.start_order"),
+    ],
+)
+def test_what_the_projects_own_extension_has_wrong_is_refused_once_where_it_stands(
+    said: dict[str, Any], path: str
+) -> None:
+    found = one(model={"x-clos": said})
+    assert [each.path for each in found.problems] == [path]
+    assert not set(said) & {"start_order"} & set(found.body)
+
+
 @pytest.mark.parametrize(
     ("said", "warning"),
     [

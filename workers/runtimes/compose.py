@@ -102,6 +102,9 @@ def config(request: Request, *options: str) -> Answer:
     if code != 0:
         if "fatal error" in said or code < 0:
             said = "it takes more time or memory than Compose is given"
+        elif said.startswith("panic: "):
+            # A stack of Go's, in which nothing is the file's. Seen where a key has no value (`pid:`).
+            said = f"Compose itself breaks on it ({said[7:].splitlines()[0]}): give every key a value"
         raise ComposeRefused([Problem("", said or f"Compose ended with {code}")])
     return Answer(compose_yaml.read(out, "compose", _OUTPUT).tree, warnings)
 

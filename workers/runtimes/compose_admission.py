@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from domain.compose import keys, ports
+from domain.compose import extension, keys, ports
 from domain.compose.problems import ComposeRefused, Problem
-from domain.container_policy import ContainerPolicy, violations
+from domain.container_policy import ContainerPolicy, Violation, violations
 from domain.specs import RuntimeKind, ServiceSpec
 from workers.runtimes import compose_files
 from workers.runtimes.compose_files import Roots
@@ -45,7 +45,9 @@ def _is_of(service: Mapping[str, Any], profiles: Collection[str]) -> bool:
 
 def _outside(named: Iterable[tuple[keys.Path, str]], roots: Roots) -> Iterator[Problem]:
     for path, text in named:
-        if not compose_files.is_remote(text) and not roots.hold(Path(text)):
+        if not text:
+            yield Problem(keys.written(path), "it names no file")
+        elif not compose_files.is_remote(text) and not roots.hold(Path(text)):
             yield Problem(keys.written(path), compose_files.outside(Path(text), roots))
 
 
@@ -71,15 +73,21 @@ def _given_wrongly(model: Mapping[str, Any], policy: ContainerPolicy, roots: Roo
 
 def denied(model: Mapping[str, Any], policy: ContainerPolicy) -> Iterator[Problem]:
     """All that the policy forbids of a project's containers, mounts and builds apart."""
-    for name, service in (model.get("services") or {}).items():
-        for each in violations(_as_asked(name, service, model), policy):
+    for name, wrong in violations_of(model, policy).items():
+        for each in wrong:
             path = each.path.removeprefix("container.")
             yield Problem(f"{keys.written(('services', name))}.{path}", f"{each.reason} ({each.allow})")
 
 
+def violations_of(model: Mapping[str, Any], policy: ContainerPolicy) -> dict[str, list[Violation]]:
+    """The same, by the name of the service that asks for it."""
+    asked = {name: _as_asked(name, service, model) for name, service in (model.get("services") or {}).items()}
+    return {name: wrong for name, spec in asked.items() if (wrong := violations(spec, policy))}
+
+
 def _as_asked(name: str, service: Mapping[str, Any], model: Mapping[str, Any]) -> ServiceSpec:
     """A service without what it mounts and builds from: that was looked at by itself."""
-    process = (service.get("x-clos") or {}).get("runtime") not in (None, "docker")
+    process = extension.of(service).get("runtime") not in (None, "docker")
     attached = service.get("networks") or {}
     defined = model.get("networks") or {}
     return ServiceSpec(
@@ -99,7 +107,8 @@ def read_by_compose(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]
     for name, service in (model.get("services") or {}).items():
         for key in ("env_file", "label_file"):
             for place, each in enumerate(service.get(key) or ()):
-                yield ("services", name, key, place), each["path"] if isinstance(each, dict) else str(each)
+                named = each.get("path") if isinstance(each, dict) else each
+                yield ("services", name, key, place), str(named or "")
 
 
 def given_to_containers(model: Mapping[str, Any]) -> Iterator[tuple[keys.Path, str]]:

@@ -5,7 +5,6 @@ result refers to is known to lie where it may, in full.
 """
 
 import json
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from domain.compose import keys
 from domain.compose.problems import ComposeRefused, Problem
 from domain.container_policy import ContainerPolicy
-from workers.runtimes import compose, compose_admission, compose_files, compose_place
+from workers.runtimes import compose, compose_admission, compose_files, compose_lines, compose_place
 from workers.runtimes.compose_files import Files
 from workers.runtimes.compose_place import Wish
 
@@ -120,27 +118,6 @@ def _located(files: Files) -> Iterator[None]:
     try:
         yield
     except ComposeRefused as refused:
-        raise ComposeRefused([located(files, each) for each in refused.problems], refused.hint) from refused
-
-
-def located(files: Files, problem: Problem) -> Problem:
-    """A problem with the line that its path, or a path that its reason names, stands on."""
-    if problem.file is not None:
-        return problem
-    named = problem.path
-    if not named:
-        found = re.search(r"\b(?:services|networks|volumes|secrets|configs|include)\.[\w.\[\]-]+", problem.reason)
-        service = re.search(r'service "([^"]+)"', problem.reason)
-        named = found[0] if found else f"services.{service[1]}" if service else ""
-    path: list[str | int] = [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", named)]
-    file, line = files.place(_known(files, path))
-    return Problem(problem.path, problem.reason, file, line)
-
-
-def _known(files: Files, path: list[str | int]) -> keys.Path:
-    """The path with a service's name put together again where it has dots in it."""
-    for end in range(len(path), 1, -1):
-        joined = (*path[:1], ".".join(map(str, path[1:end])), *path[end:])
-        if any(joined[:2] in document.lines for document in files.documents):
-            return joined
-    return tuple(path)
+        raise ComposeRefused(
+            [compose_lines.located(files, each) for each in refused.problems], refused.hint
+        ) from refused
