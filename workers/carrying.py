@@ -146,7 +146,7 @@ def carry(
         _seconds(parameters.get("step_timeout")),
     )
     outcome = executor.run(deadline_of(context, operation) if until is None else until)
-    if outcome.cancelled and len(outcome.completed) < len(plan.steps):
+    if outcome.broken_off(plan):
         outcome.told = undoing.undo(plan, steps, journal, context.observer)
     elif (removes or operation.type.endswith(".remove")) and not outcome.failed:
         _take_rest_away(plan, subject.specs, steps)
@@ -273,7 +273,7 @@ def conclude(
     result: dict[str, Any] = {"changed": len(outcome.completed), "steps": len(plan.steps)}
     if plan.resolutions:
         result["resolutions"] = [dict(each) for each in plan.resolutions]
-    if outcome.cancelled and len(outcome.completed) < len(plan.steps):
+    if outcome.broken_off(plan):
         cancelled = Cancelled("it was cancelled; result.undone and result.left say what was undone and what is left")
         journal.finish(OperationStatus.CANCELLED, result | outcome.told, cancelled.as_dict())
     elif outcome.failed:

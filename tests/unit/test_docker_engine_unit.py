@@ -637,6 +637,20 @@ def test_a_connection_that_is_cut_is_an_engine_that_cannot_be_reached(
         CALLS[call](engine)
 
 
+def test_an_engine_that_goes_between_the_list_and_a_closer_look_cannot_be_reached(
+    engine: DockerEngine, there: EngineStandIn
+) -> None:
+    engine.create(spec())
+    engine.start(spec())
+    engine.stop(spec(), 1)
+    seen = DockerEngine(there.url, INSTANCE, timeout_s=2.0)  # it has looked at none of them yet
+    seen.engine_info()
+    there.cut("GET .*/containers/[^/]+/json", times=100)
+    with pytest.raises(EngineUnreachable):
+        seen.observe()
+    seen.close()
+
+
 def test_an_absent_engine_is_told_with_a_hint_and_is_found_when_it_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "e.sock"
     engine = DockerEngine(f"unix://{path}", INSTANCE, timeout_s=1)

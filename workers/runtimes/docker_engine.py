@@ -92,8 +92,11 @@ class DockerEngine(Marked):
     def observe(self) -> Mapping[str, Instance]:
         """Every instance of this CLOS, by service id, in one look. Raises EngineUnreachable."""
         with translated("look at the containers", base_url=self._client.base_url, looking=True):
-            listed = self._api.containers(all=True, filters=self._marks.filters())
-        return self._events.deaths.judged(self._containers.observation.instances(listed))
+            # What changed is inspected, and the engine may go between the list and that.
+            found = self._containers.observation.instances(
+                self._api.containers(all=True, filters=self._marks.filters())
+            )
+        return self._events.deaths.judged(found)
 
     def bindings(self, limit_s: float | None = None) -> Published:
         """Which ports all containers publish or would publish, ours and others', and who they are.
