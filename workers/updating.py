@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -103,13 +102,14 @@ class Update:
         self._steps = len(plan.steps)
         # The way back has no such limit: it is to succeed, however long it takes.
         limit_s = (self._operation.parameters or {}).get("step_timeout")
-        executor = self._executor(replace(plan, steps=_without_removals(plan)), self._claim, limit_s)
+        forward = Plan(tuple(step for step in plan.steps if step.action is not Action.REMOVE))
+        executor = self._executor(forward, self._claim, limit_s)
         outcome = self._outcome = executor.run(deadline_of(self._context, self._operation))
         if not outcome.cancelled and not outcome.failed:
             executor.last_observation(outcome)
         if outcome.failed:
             self._turn(next(iter(outcome.failed.values())), cancelled=False, step=next(iter(outcome.failed)))
-        elif outcome.cancelled and len(outcome.completed) < len(_without_removals(plan)):
+        elif outcome.broken_off(forward):
             self._turn(Cancelled("it was cancelled between two steps"), cancelled=True)
         else:
             self._kept.turn(Direction.SETTLE)
@@ -239,7 +239,3 @@ def _has_run(instance: Instance, as_what: str) -> bool:
 
 def _of(step_id: str) -> str:
     return step_id.split(":", 1)[1]
-
-
-def _without_removals(plan: Plan) -> tuple[Any, ...]:
-    return tuple(step for step in plan.steps if step.action is not Action.REMOVE)
