@@ -49,9 +49,8 @@ def ended(operation: Operation, world: World) -> list[str]:
     other = world.people.after.get(operation.id)
     if other and operation.start_time and world.kit.operation(other).status != OperationStatus.COMPLETED:
         wrong.append(f"{name} was begun, and {other[-4:]}, after which it was to be, did not complete")
-    return wrong + _happened(operation, world, statuses) + _cancelled(operation) + _in_order(operation) + _stands(
-        operation, world
-    )  # fmt: skip
+    wrong += _happened(operation, world, statuses) + _cancelled(operation) + _in_order(operation)
+    return wrong + _stands(operation, world) + _left(operation, world)
 
 
 def _name(operation: Operation) -> str:
@@ -98,6 +97,16 @@ def _cancelled(operation: Operation) -> list[str]:
         and step.action not in _ANYWAY
     ]  # fmt: skip
     return [f"{_name(operation)} was cancelled, and began {late} after that"] if late else []
+
+
+def _left(operation: Operation, world: World) -> list[str]:
+    """What is said to be left running runs."""
+    said = {each["target"] for each in (operation.result or {}).get("left") or () if "left running" in each["text"]}
+    return [
+        f"{_name(operation)} has left {each} running, which is {world.machine.instance(each).phase.value}"
+        for each in sorted(said)
+        if not disturbed(operation, world, each) and not world.machine.instance(each).alive
+    ]
 
 
 def _in_order(operation: Operation) -> list[str]:

@@ -26,6 +26,8 @@ def ended(operation: Operation, world: World) -> list[str]:
         of = f"{name}: {service_id} ({each}, {operation.status}, {kept['direction']})"
         wrong += [f"{of} {what}" for what in _told(operation, world, changes[service_id], each)]
         wrong += [f"{of} {what}" for what in _went_back(operation, world, changes[service_id])]
+        wrong += [f"{of} {what}" for what in _kept(operation, world, changes[service_id])]
+        wrong += [f"{of} {what}" for what in _ran_twice(operation, world, changes[service_id])]
     return wrong + _followers(operation, world, changes, name)
 
 
@@ -71,6 +73,28 @@ def _went_back(operation: Operation, world: World, change: dict[str, Any]) -> li
     if instance.alive != change["ran"]:
         wrong.append(f"is {instance.phase.value}, and {'ran' if change['ran'] else 'did not run'} before")
     return wrong
+
+
+def _kept(operation: Operation, world: World, change: dict[str, Any]) -> list[str]:
+    """What ran, and of which a kept update has started no new one, runs."""
+    service_id = change["service_id"]
+    started = {step.id: step.status for step in operation.steps}.get(f"start:{service_id}")
+    if (operation.compensation or {}).get("direction") != "keep" or not change["ran"]:
+        return []
+    if started in ("completed", "failed") or service_id in ((operation.result or {}).get("not_undone") or {}):
+        return []
+    instance = world.machine.instance(service_id)
+    return [] if instance.alive else [f"ran before, and is {instance.phase.value}; its start is {started}"]
+
+
+def _ran_twice(operation: Operation, world: World, change: dict[str, Any]) -> list[str]:
+    """What does its work and ends did so once, however many workers died meanwhile."""
+    service_id = change["service_id"]
+    instance = world.machine.instance(service_id)
+    if instance.alive or instance.exit_code != 0 or (operation.compensation or {}).get("direction") == "back":
+        return []
+    starts = world.machine.happened.count(("start", service_id, operation.id))
+    return [f"is done, and was started {starts} times"] if starts > 1 else []
 
 
 def _followers(operation: Operation, world: World, changes: dict[str, dict[str, Any]], name: str) -> list[str]:
