@@ -91,10 +91,16 @@ class OperationStep(Base):
     expected_s: Mapped[float | None] = mapped_column(Float)
     error: Mapped[dict[str, Any] | None]
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether it had begun, and nobody knows how that ended: its worker was killed, and it is to be done again."""
+        return self.started_at is not None and self.ended_at is None
+
     def leave_out(self) -> None:
-        """It is not reached any more. One that had begun says that it may have been done: nobody knows."""
+        """It is not reached any more. One that is in doubt says that it may have been done."""
+        in_doubt = self.is_in_doubt
         self.status, self.ended_at = StepStatus.SKIPPED.value, now()
-        if self.started_at is not None and self.action not in TRACELESS:
+        if in_doubt and self.action not in TRACELESS:
             self.error = CutOff(f"{self.id} had begun before and was not done again: it may have been done").as_dict()
 
 

@@ -50,7 +50,8 @@ _ADVANCE = (
     .returning(*(_operations.c[name] for name in Standing.__dataclass_fields__))
 )
 _STEP = update(_steps).where(_steps.c.operation_id == bindparam("operation"), _steps.c.id == bindparam("step"))
-_BEGIN = _STEP.values(status=StepStatus.RUNNING.value, started_at=bindparam("at")).returning(*_steps.c)
+_BEGIN = _STEP.values(status=StepStatus.RUNNING.value, started_at=bindparam("at"), ended_at=None)
+_BEGIN = _BEGIN.returning(*_steps.c)
 _COMPLETE = _STEP.values(status=StepStatus.COMPLETED.value, ended_at=bindparam("at")).returning(*_steps.c)
 
 

@@ -155,7 +155,7 @@ def _start_again(
     if not plan.steps:
         return {}
     journal.begin(plan)
-    return carrying.carry(context, operation, claim, journal, subject, plan, Decision()).failed
+    return carrying.carry(context, operation, claim.for_way_back(), journal, subject, plan, Decision()).failed
 
 
 def _decision(context: Context, operation: Operation, before: Decision | None) -> tuple[Decision, list[Move], set[str]]:

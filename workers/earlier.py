@@ -28,7 +28,7 @@ def restarted(operation: Operation, observed: ObservedState) -> set[str]:
 def run(operation: Operation, observed: ObservedState, last_ends: Mapping[str, datetime | None]) -> set[str]:
     """What was started. `last_ends` are the ends that are on record: what ended then has not been started since."""
     begun = _of(operation, Action.START, StepStatus.RUNNING)
-    halfway = {each for each in begun if _ran(observed.of(each), last_ends.get(each))}
+    halfway = {each for each in begun if ran(observed.of(each), last_ends.get(each))}
     return {*_of(operation, Action.START, StepStatus.COMPLETED), *halfway}
 
 
@@ -48,7 +48,8 @@ def _of(operation: Operation, action: Action, *statuses: StepStatus) -> Iterator
     return (step.target for step in operation.steps if step.action == action and step.status in statuses)
 
 
-def _ran(instance: Instance, last_end: datetime | None) -> bool:
+def ran(instance: Instance, last_end: datetime | None) -> bool:
+    """Whether it runs or has run since that end, which is on record."""
     if instance.phase is Phase.EXITED:
         return instance.ended_at is None or instance.ended_at != last_end
     return instance.alive

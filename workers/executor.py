@@ -246,7 +246,11 @@ class Executor:
                 # What is told is the failure at the root, not the last of those that it took along.
                 outcome.skipped[step.id] = outcome.skipped.get(because, because)
                 skipped.append((to_do.pop(step.id), outcome.skipped[step.id]))
-        self._journal.skipped(skipped)
+        if skipped:
+            self._journal.skipped(skipped, {step.target for step, _ in skipped if self._runs(step)})
+
+    def _runs(self, step: Step) -> bool:
+        return self._steps.knows(step.target) and self._observer.instance(self._steps.spec(step.target)).alive
 
     def last_observation(self, outcome: Outcome) -> None:
         """The operation's last act: what died meanwhile fails its step."""

@@ -102,11 +102,10 @@ class Journal:
                     ends = operation.cancel_requested_at is not None
                     if ends and step.id in done:
                         again.status, again.ended_at = StepStatus.COMPLETED.value, again.ended_at or now()
-                    if again.status in (StepStatus.COMPLETED, StepStatus.FAILED):
-                        if ends:
-                            continue
-                        again.started_at = None  # how that went is known: nobody need say that it may have been done
-                    again.status, again.error, again.ended_at = StepStatus.PENDING.value, None, None
+                    if ends and again.status in (StepStatus.COMPLETED, StepStatus.FAILED):
+                        continue
+                    # That it has begun and when that ended stays, until it begins again: what is known is in no doubt.
+                    again.status, again.error = StepStatus.PENDING.value, None
                     again.depends_on, again.cause = list(step.depends_on), step.cause
                     continue
                 operation.steps.append(_row(step, position))
@@ -143,11 +142,12 @@ class Journal:
 
     @staticmethod
     def _name_what_is_waited_for(services: ServiceRows, plan: Plan) -> None:
+        by_id = {step.id: step for step in plan.steps}
         for step in plan.steps:
             if step.action not in (Action.START, Action.CREATE) or not step.depends_on:
                 continue
-            gates = [need.split(":", 1) for need in step.depends_on]
-            providers = sorted({target for action, target in gates if action in _GATES} - {step.target})
+            gates = [by_id[need] for need in step.depends_on if need in by_id]
+            providers = sorted({gate.target for gate in gates if gate.action in _GATES} - {step.target})
             if providers and (service := services.of(step.target)) is not None:
                 service.waiting_for = [
                     {"kind": "dependency", "ref": each, "text": f"waiting for {each}"} for each in providers
@@ -240,28 +240,30 @@ class Journal:
             services.record_instance(step.target, instance, ill)
         services.set_status(step.target, status, error.message, waiting=waiting)
 
-    def skipped(self, steps: Sequence[tuple[Step, str]]) -> None:
-        """Steps that were not attempted, each with the step because of which."""
-        if not steps:
-            return
+    def skipped(self, steps: Sequence[tuple[Step, str]], running: Collection[str]) -> None:
+        """Steps that were not attempted, each with the step because of which. `running` are the services that run: they
+        go on as they ran (a restart could not stop one, or it lives in another one's container)."""
         with self._record.write() as session:
             operation = self._held(session)
             with rows_for(session, operation) as services:
-                for each in steps:
-                    self._skip(session, services, operation, *each)
+                for step, because in steps:
+                    self._skip(session, services, operation, step, because, step.target in running)
             operations.progress(session, operation)
         self._feed.wake()
 
-    def _skip(self, session: Session, services: ServiceRows, operation: Operation, step: Step, because: str) -> None:
+    def _skip(
+        self, session: Session, services: ServiceRows, operation: Operation, step: Step, because: str, runs: bool
+    ) -> None:
         row = self._row_of(session, step)
+        again = " again: it had begun before, and may have been done" if row.is_in_doubt else ""
         row.status, row.ended_at = StepStatus.SKIPPED.value, now()
-        again = "" if row.started_at is None else " again: it had begun before, and may have been done"
         error = DependencyFailed(f"{step.target} was not attempted{again}; {because} failed", step=because)
         row.error = error.as_dict()
         self._advance(operation, row.id)
         service = services.of(step.target) if step.action in (Action.START, Action.CREATE) else None
-        # What runs goes on as it ran: a restart that could not stop it, or whose container it lives in.
-        if service is not None and service.status not in (ServiceStatus.RUNNING, ServiceStatus.UNHEALTHY):
+        if service is not None and runs:
+            service.waiting_for = None
+        elif service is not None:
             provider = because.split(":", 1)[1]
             waiting = [{"kind": "dependency", "ref": provider, "text": f"waiting for {provider}: it failed"}]
             services.set_status(service.id, ServiceStatus.STOPPED, error.message, waiting)
@@ -316,13 +318,10 @@ class Journal:
             )
             return set(session.scalars(rows))
 
-    def ended(self, actions: Sequence[Action]) -> set[str]:
-        """The targets of which such a step is done, or has failed, in whatever attempt."""
-        return {
-            row.target
-            for row in self.steps()
-            if row.action in actions and row.status in (StepStatus.COMPLETED.value, StepStatus.FAILED.value)
-        }
+    def ended(self, action: Action, well: bool = False) -> set[str]:
+        """The targets of which such a step is done, or has failed (not if `well`), in whatever attempt."""
+        ends = (StepStatus.COMPLETED,) if well else (StepStatus.COMPLETED, StepStatus.FAILED)
+        return {row.target for row in self.steps() if row.action == action and row.status in ends}
 
     def turn_back(self, plan: Plan) -> None:
         """Write the steps of a way back. What has not begun of the way forward is left out."""

@@ -6,11 +6,11 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from domain.errors import ClaimLost, ClosError, DatabaseBusy, Stopping
+from domain.errors import Cancelled, ClaimLost, ClosError, DatabaseBusy, Stopping
 from domain.states import OperationStatus
 from models.operations import Operation
-from workers import updating
-from workers.carrying import carry_out
+from workers import undoing, updating
+from workers.carrying import carry_out, read_subject, settle
 from workers.claims import Claim
 from workers.context import Context
 from workers.journal import Journal
@@ -78,10 +78,25 @@ def _ask(context: Context, operation: Operation, journal: Journal, question: dic
     except (ClosError, SQLAlchemyError) as refusal:
         log.warning("operation.question_not_written", operation_id=operation.id, error=str(refusal))
         return
-    if not asks:
+    if asks:
+        log.info("operation.waits_for_answer", operation_id=operation.id)
+    elif operation.cancel_requested_at is None:
         _give_back(context, operation, journal)  # somebody wants it to end: whoever takes it now undoes and tells
-        return
-    log.info("operation.waits_for_answer", operation_id=operation.id)
+    else:
+        _end(context, operation, journal)
+
+
+def _end(context: Context, operation: Operation, journal: Journal) -> None:
+    """It was to end when it was taken, and cannot go on without an answer, for which nobody is asked any more."""
+    rows = journal.steps()
+    subject = read_subject(context.record, sorted({row.target for row in rows}))
+    cancelled = Cancelled("it was cancelled; result.left says what is left")
+    try:
+        settle(context, journal, subject)
+        left = undoing.left(rows, subject.by_id, context.observer)
+        journal.finish(OperationStatus.CANCELLED, {"undone": [], "left": left}, cancelled.as_dict())
+    except (ClosError, SQLAlchemyError) as refusal:
+        log.warning("operation.end_not_written", operation_id=operation.id, error=str(refusal))
 
 
 def _fail(journal: Journal, operation_id: str, error: dict[str, Any]) -> None:

@@ -127,6 +127,11 @@ class Steps:
         """Services were moved: from now on they are started as they are wanted now."""
         self._specs = specs
 
+    @property
+    def specs(self) -> Mapping[str, ServiceSpec]:
+        """The specs of all services that it may be about, by their ids."""
+        return self._specs
+
     def knows(self, target: str) -> bool:
         """Whether a step's target is a service."""
         return target in self._specs

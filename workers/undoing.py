@@ -8,6 +8,7 @@ import structlog
 from domain.errors import ClosError
 from domain.observation import Instance, Phase
 from domain.planning import Action, Plan, Step
+from domain.specs import ServiceSpec
 from domain.states import StepStatus
 from models.operations import OperationStep
 from workers.journal import Journal
@@ -43,17 +44,17 @@ def undo(plan: Plan, steps: Steps, journal: Journal, observer: Observer) -> dict
             and _took_away(step, steps, journal)
         ):
             undone.append(_told(step.id, step.target, "what was made for it is removed again: it was not started"))
-    return {"undone": undone, "left": _left(journal.steps(), steps, observer)}
+    return {"undone": undone, "left": left(journal.steps(), steps.specs, observer)}
 
 
-def _left(rows: Iterable[OperationStep], steps: Steps, observer: Observer) -> list[dict[str, Any]]:
+def left(rows: Iterable[OperationStep], specs: Mapping[str, ServiceSpec], observer: Observer) -> list[dict[str, Any]]:
     """What an operation's completed steps, of this and earlier attempts, leave as it is."""
     by_id = {row.id: row for row in rows}
     found = []
     for row in by_id.values():
         if row.status != StepStatus.COMPLETED.value:
             continue
-        seen = observer.instance(steps.spec(row.target)) if steps.knows(row.target) else None
+        seen = observer.instance(specs[row.target]) if row.target in specs else None
         if (text := _text(row, by_id, seen)) is not None:
             found.append(_told(row.id, row.target, text))
     return found

@@ -12,7 +12,7 @@ from domain.going_back import plan_back
 from domain.observation import Instance, ObservedState, Phase
 from domain.planning import Action, Plan
 from domain.states import OperationStatus
-from domain.updating import Direction, plan_settle, plan_update
+from domain.updating import Direction, Kind, plan_settle, plan_update
 from models.operations import Operation
 from workers import earlier, port_scan
 from workers.carrying import Subject, deadline_of, read_subject
@@ -137,7 +137,7 @@ class Update:
         disturbed = begun & (self._kept.were_interrupted() | self._journal.begun((Action.START,)))
         # Of what is kept nothing new was started: whatever runs of these is what ran before.
         keeps = self._kept.direction is Direction.KEEP
-        withdrawn = begun if keeps else self._journal.ended((Action.WITHDRAW,))
+        withdrawn = begun if keeps else self._journal.ended(Action.WITHDRAW)
         return plan_back(self._subject.specs, self._wanted, begun, disturbed, self._subject.groups, withdrawn)
 
     def _note_way_back(self, plan: Plan, outcome: Outcome) -> None:
@@ -164,17 +164,23 @@ class Update:
         self._note_way_back(plan, outcome)
 
     def _were_started(self) -> set[str]:
-        """Whose new instance was started. A start that is on record as begun may not have been done: the machine tells,
-        and where it does not answer, the old ones of these are to run."""
+        """Whose new instance was started. A start that is on record as begun may not have been done, nor one that
+        failed: the machine tells, and where it does not answer, the old ones of these are to run."""
         begun = self._journal.begun((Action.START,))
-        unsure = (begun - self._journal.ended((Action.START,))) & self._wanted.keys()
+        unsure = (begun - self._journal.ended(Action.START, well=True)) & self._wanted.keys()
         if not unsure:
             return begun
         try:
             observed = self._look()
         except EngineUnreachable:
             return begun - unsure
-        return begun - {each for each in unsure if not _has_run(observed.of(each), self._subject.by_id[each].hash())}
+        return begun - {each for each in unsure if not self._has_run(each, observed.of(each))}
+
+    def _has_run(self, service_id: str, instance: Instance) -> bool:
+        if self._wanted[service_id].kind is Kind.RESTART:
+            return earlier.ran(instance, self._subject.last_ends.get(service_id))
+        has_run = instance.phase in (Phase.RUNNING, Phase.EXITED)
+        return has_run and instance.spec_hash == self._subject.by_id[service_id].hash()
 
     def _executor(self, plan: Plan, claim: Claim, step_timeout_s: float | None = None) -> Executor:
         context = self._context
@@ -231,10 +237,6 @@ class Update:
         status = OperationStatus.COMPLETED if error is None else OperationStatus.FAILED
         self._journal.finish(OperationStatus.CANCELLED if self._kept.cancelled else status, result, error)
         log.info("operation.ended", operation_id=self._operation.id, direction=self._kept.direction)
-
-
-def _has_run(instance: Instance, as_what: str) -> bool:
-    return instance.phase in (Phase.RUNNING, Phase.EXITED) and instance.spec_hash == as_what
 
 
 def _of(step_id: str) -> str:

@@ -163,7 +163,7 @@ def test_what_was_in_vain_in_an_attempt_that_was_killed_and_is_so_by_now_was_don
     if how == "failed":
         journal.failed(start, EngineUnreachable("it is away"))
     else:
-        journal.skipped([(start, "wait:shop-other")])
+        journal.skipped([(start, "wait:shop-other")], set())
     kit.context.claims.drop(claim)
     kit.memory.start(read_subject(kit.record, ["shop-db"]).by_id["shop-db"])  # by hand, meanwhile
     kit.change(operation_id, heartbeat_at=None)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from domain.errors import ClaimLost, ClosError, StartFailed
-from models import conflict_requests, operations, registry_conflicts
+from models import conflict_requests, operation_requests, operations, registry_conflicts
 from models.operations import Operation
 from models.ports import PortRange
 from tests.ports import free_run
@@ -153,3 +153,31 @@ def test_a_dry_run_of_a_resolution_says_what_its_steps_are_expected_to_take(kit)
     taken = {each["id"]: each["expected_s"] for each in plan["steps"]}
     assert taken["start:shop-api"] is not None  # it was started once already
     assert taken["migrate_port:shop-api"] is None
+
+
+def test_a_resolution_that_is_to_ask_and_is_cancelled_right_before_ends_and_asks_nobody(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation_id = asked(kit, plain("api", ports=[{"host_port": OURS}]))
+    with kit.record.write() as session:
+        operation = operations.get(session, operation_id)
+        choices = [{**each, "strategy": "ask"} for each in (operation.parameters or {})["choices"]]
+        operation.parameters = (operation.parameters or {}) | {"choices": choices}
+    ask = Journal.ask
+
+    def cancelled_then(journal: Journal, question: Any) -> bool:
+        with kit.record.write() as session:
+            operation = operations.get(session, operation_id)
+            if operation.cancel_requested_at is None:
+                operation_requests.cancel(session, operation)
+        return ask(journal, question)
+
+    monkeypatch.setattr(Journal, "ask", cancelled_then)
+    ends = []
+    for _ in range(2):
+        runner.run(kit.context, operation_id, conflicts.settle)
+        ends.append(kit.operation(operation_id).status)
+
+    assert ends == ["pending", "cancelled"]
+    assert kit.operation(operation_id).question is None
+    assert kit.locks() == []

@@ -9,6 +9,7 @@ from tests.unit.test_conflict_work import kit as kit_with_ranges
 from tests.unit.test_update_operations import _again
 from tests.unit.worker_kit import checked, inside, plain, status
 from workers import steps
+from workers.carrying import read_subject
 from workers.journal import Journal
 from workers.port_guard import PortGuard
 from workers.runtimes.in_memory import Behaviour
@@ -182,3 +183,42 @@ def test_a_cancel_right_before_a_question_takes_away_what_was_only_made(kit, mon
     assert (ended.status, ended.question) == ("cancelled", None)
     assert [each["step"] for each in ended.result["undone"]] == ["create:shop-web"]
     assert "shop-web" not in kit.memory.observe()
+
+
+def test_what_died_unseen_is_recorded_as_stopped_where_its_start_is_skipped(kit):
+    kit.group("shop", plain("db"), plain("api", "db"))
+    assert kit.does("start").status == "completed"
+    kit.memory.end("shop-db", 1)
+    kit.memory.end("shop-api", 137)
+    kit.memory.behave("shop-db", Behaviour(fail_on={"start": StartFailed("no")}))
+
+    ended = kit.does("start")
+
+    assert (ended.status, status(ended)["start:shop-api"]) == ("failed", "skipped")
+    assert (kit.service("api").status, kit.service("api").waiting_for[0]["ref"]) == ("stopped", "shop-db")
+
+
+def test_a_container_that_an_earlier_attempt_had_made_goes_where_the_next_one_only_came_to_write_its_plan(
+    kit, monkeypatch
+):
+    kit.group("shop", plain("web") | CONTAINER)
+    operation_id = kit.ask("start")
+    begin = Journal.begin
+
+    def dies(*_words, **_more):
+        raise ClaimLost("killed")
+
+    def then_cancelled(journal, *plan, **how):
+        begin(journal, *plan, **how)
+        _cancel(kit, operation_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kit.memory, "start", dies)
+        assert kit.run(operation_id).status == "in_progress"
+    kit.memory.lose("shop-web")
+    kit.memory.create(read_subject(kit.record, ["shop-web"]).by_id["shop-web"])
+    monkeypatch.setattr(Journal, "begin", then_cancelled)
+    ended = _again(kit, operation_id)
+
+    assert (ended.status, "shop-web" in kit.memory.observe()) == ("cancelled", False)
+    assert "create:shop-web" in [each["step"] for each in ended.result["undone"]]

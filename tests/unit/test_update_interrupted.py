@@ -2,9 +2,9 @@
 
 import pytest
 
-from domain.errors import ClaimLost
+from domain.errors import ClaimLost, EngineUnreachable, PortHeld
 from models import operation_requests, operations
-from tests.unit.test_update_operations import _again, change, hash_of, killed_at, runs, seen, up
+from tests.unit.test_update_operations import _again, change, hash_of, killed_at, new_one, runs, seen, up
 from tests.unit.worker_kit import Kit, plain, status
 from workers.journal import Journal
 from workers.runtimes.in_memory import Behaviour
@@ -106,3 +106,77 @@ def test_who_was_stopped_to_be_restarted_along_runs_again_where_the_update_is_ke
     assert all(each.alive for each in seen(kit).values())
     assert runs(ended)["web"] == "old"
     assert "shop-web" in ended.result["undone"]
+
+
+CONTAINER = {"runtime": "docker", "image": "x:1", "command": None}
+
+
+def test_who_was_not_started_again_before_a_worker_was_killed_runs_again_where_the_update_is_kept(kit, monkeypatch):
+    follower = plain("web", depends_on=[{"service": "api", "condition": "started", "restart": True}])
+    up(kit, plain("api"), follower)
+    change(kit, "api")
+    operation_id = kit.ask("update", on_failure="keep")
+    start = kit.memory.start
+
+    def dies_before(spec, *words, **more):
+        return _dies() if spec.id == "shop-web" else start(spec, *words, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kit.memory, "start", dies_before)
+        assert kit.run(operation_id).status == "in_progress"
+    with kit.record.write() as session:
+        operation_requests.cancel(session, operations.get(session, operation_id))
+    ended = _again(kit, operation_id)
+
+    assert ended.status == "cancelled"
+    assert all(each.alive for each in seen(kit).values())
+    assert (runs(ended)["api"], ended.result["undone"]) == ("new", ["shop-web"])
+
+
+@pytest.mark.parametrize("refusal", [EngineUnreachable("it does not answer"), PortHeld(4711, "tcp", "0.0.0.0")])
+def test_a_kept_update_whose_new_one_could_not_be_started_lets_the_old_one_run_again(kit, refusal):
+    up(kit, plain("api", **CONTAINER))
+    old = seen(kit)["api"].ref
+    change(kit, "api")
+    new_one(kit, "api", fail_on={"start": refusal})
+
+    ended = kit.does("update", on_failure="keep")
+
+    assert (ended.status, ended.error["code"], runs(ended)) == ("failed", refusal.code, {"api": "old"})
+    assert (seen(kit)["api"].ref, seen(kit)["api"].alive) == (old, True)
+    assert kit.memory.aside() == {}
+
+
+@pytest.mark.parametrize("on_failure", ["rollback", "keep"])
+@pytest.mark.parametrize("how", ["cancelled", "killed, then cancelled"])
+def test_what_an_earlier_attempt_had_made_goes_also_where_the_next_one_only_came_to_write_its_plan(
+    kit, monkeypatch, on_failure, how
+):
+    up(kit, plain("api", **CONTAINER))
+    change(kit, "api")
+    operation_id = kit.ask("update", on_failure=on_failure)
+    begin = Journal.begin
+
+    def cancel():
+        with kit.record.write() as session:
+            operation_requests.cancel(session, operations.get(session, operation_id))
+
+    def then(journal, *plan, **more):
+        begin(journal, *plan, **more)
+        if kit.operation(operation_id).cancel_requested_at is None:
+            cancel() if how == "cancelled" else _dies()
+
+    with monkeypatch.context() as patch:
+        _after(patch, "create:shop-api", lambda: None)
+        patch.setattr(kit.memory, "stop", lambda *_words: _dies())
+        assert kit.run(operation_id).status == "in_progress"
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "begin", then)
+        ended = _again(kit, operation_id)
+    if how != "cancelled":
+        cancel()
+        ended = _again(kit, operation_id)
+
+    assert (ended.status, runs(ended)) == ("cancelled", {"api": "old"})
+    assert kit.memory.aside() == {}
+    assert ended.result["undone"] == ["shop-api"]
