@@ -166,10 +166,16 @@ def test_what_an_earlier_attempt_had_made_goes_also_where_the_next_one_only_came
         if kit.operation(operation_id).cancel_requested_at is None:
             cancel() if how == "cancelled" else _dies()
 
+    completed = Journal.completed
+
+    def dies_when_it_is_made(journal, step, done, _following=None, _at_once=None):
+        completed(journal, step, done)
+        _dies()
+
     with monkeypatch.context() as patch:
-        _after(patch, "create:shop-api", lambda: None)
-        patch.setattr(kit.memory, "stop", lambda *_words: _dies())
+        patch.setattr(Journal, "completed", dies_when_it_is_made)
         assert kit.run(operation_id).status == "in_progress"
+    assert set(kit.memory.aside()) == {"shop-api"}
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "begin", then)
         ended = _again(kit, operation_id)
