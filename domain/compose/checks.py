@@ -15,7 +15,7 @@ _SHORTEST_S, _LONGEST_STOP_S = 0.1, 3600.0
 def restart(service: Mapping[str, Any], path: str) -> tuple[str, list[Problem], tuple[str, str]]:
     """The `restart_policy` of a service at that path, what is wrong with its own, and which of its keys wants it given
     up after how many times."""
-    if not service.get("restart") and (policy := (service.get("deploy") or {}).get("restart_policy")):
+    if policy := (service.get("deploy") or {}).get("restart_policy"):  # where there are both, as Compose does it
         said, times = str(policy.get("condition") or "any"), str(policy.get("max_attempts") or "")
         key, known, named = "deploy.restart_policy", _OF_A_SWARM, f"{path}.deploy.restart_policy.condition"
     else:

@@ -126,6 +126,8 @@ class ServiceReader:
         found, problems, (key, times) = checks.restart(self._service, self._path)
         self.body["restart_policy"] = found
         self.problems += problems
+        if self._service.get("restart") and key != "restart":
+            self.warnings.append(f"{self._path}.restart: {key} says otherwise, and counts, as with Compose")
         if times:
             self.warnings.append(f"{self._path}.{key}: CLOS gives up by its own crash-loop limit, not after {times}")
 

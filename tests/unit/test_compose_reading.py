@@ -52,6 +52,15 @@ def test_restart_is_carried_out_by_clos(said: str, meant: str) -> None:
     assert any("crash-loop limit, not after 5" in warning for warning in found.warnings) == said.endswith(":5")
 
 
+@pytest.mark.parametrize(("condition", "meant"), [("none", "no"), ("on-failure", "on-failure"), ("any", "always")])
+def test_of_two_ways_to_say_how_it_is_restarted_the_one_counts_that_counts_for_compose(
+    condition: str, meant: str
+) -> None:
+    found = one(restart="always", deploy={"restart_policy": {"condition": condition}})
+    assert body(found)["restart_policy"] == meant
+    assert any("deploy.restart_policy says otherwise, and counts" in warning for warning in found.warnings)
+
+
 def test_a_published_port_is_claimed_on_loopback_and_an_open_one_is_leased() -> None:
     found = one(
         ports=[
