@@ -245,9 +245,12 @@ def describe_holder(holder: Mapping[str, Any] | None) -> str:
 
 
 class RangeFull(ClosError):
-    """Every port of a project's ranges is taken; `holders` says by whom."""
+    """Every port of a project's ranges is taken; `holders` says by whom. `service` is the one that wanted another,
+    `crowded` are the ids of the ranges that admit no further service."""
 
     code = "port_held"
+    service: str | None = None
+    crowded: tuple[int, ...] = ()
 
 
 class ImageMissing(ClosError):

@@ -77,7 +77,9 @@ def find(session: Session, wish: Wish) -> tuple[int, PortRange]:
             if len(taken) <= high - low:
                 return next(port for port in range(low, high + 1) if port not in taken), row
     crowded = [each for each in ranges if each not in open_ranges]
-    raise range_full.describe(session, wish.project, wish.protocol, ranges, crowded, REST_S)
+    full = range_full.describe(session, wish.project, wish.protocol, ranges, crowded, REST_S)
+    full.service, full.crowded = wish.service_id, tuple(each.id for each in crowded)
+    raise full
 
 
 def moved_on(row: PortRange, port: int) -> None:

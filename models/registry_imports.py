@@ -14,7 +14,16 @@ from domain.compose import difference
 from domain.compose.difference import Difference
 from domain.container_policy import ContainerPolicy, PolicyDenied, violations
 from domain.errors import ClosError, GroupExists, OperationInProgress, ValidationFailed
-from models import definitions, groups, registry, registry_graph, registry_groups, registry_references, resolved_specs
+from models import (
+    definitions,
+    groups,
+    import_ports,
+    registry,
+    registry_graph,
+    registry_groups,
+    registry_references,
+    resolved_specs,
+)
 from models.groups import Group
 from models.operations import OperationLock, group_target, service_target
 from models.ports import PortClaim
@@ -99,14 +108,22 @@ def write(
         ValidationFailed, RangeFull, UnknownDependency, DependencyCycle, ServiceRequired …: nothing is written then.
     """
     group = session.get(Group, body["name"])
+    with import_ports.told_of_others(session, body):
+        group = _written(session, group, body, changed, reserved)
+    group.compose = dict(project) | {"base": difference.snapshot(body)}
+    group.compose_file = next(iter(project.get("files") or ()), None)
+    session.flush()
+    return group
+
+
+def _written(
+    session: Session, group: Group | None, body: Mapping[str, Any], changed: Difference, reserved: frozenset[int]
+) -> Group:
     if group is None:
         group = registry_groups.create_group(session, body, reserved)
     else:
         registry_groups.change_group(session, group, {key: body.get(key) for key in changed.fields_of(None)})
         _services(session, group, body, changed, reserved)
-    group.compose = dict(project) | {"base": difference.snapshot(body)}
-    group.compose_file = next(iter(project.get("files") or ()), None)
-    session.flush()
     return group
 
 

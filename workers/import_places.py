@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from domain.compose.problems import Problem, told
-from domain.errors import ClosError, DependencyCycle, UnknownDependency, ValidationFailed
+from domain.errors import ClosError, DependencyCycle, RangeFull, UnknownDependency, ValidationFailed
+from workers import import_rings
+from workers.runtimes import compose_told
 from workers.runtimes.compose_files import Files
 from workers.runtimes.compose_lines import located
 
@@ -19,6 +21,7 @@ def place(files: Files, body: Mapping[str, Any], refusal: ClosError) -> None:
     """Let a refusal name its `problems`, each on the line where it stands, as far as the files say what is refused."""
     if problems := [located(files, each) for each in _problems(files, body, refusal)]:
         refusal.message, refusal.facts["problems"] = told(problems)
+    compose_told.tell_as_given(refusal, files.folder)
 
 
 def _problems(files: Files, body: Mapping[str, Any], refusal: ClosError) -> Iterator[Problem]:
@@ -29,8 +32,9 @@ def _problems(files: Files, body: Mapping[str, Any], refusal: ClosError) -> Iter
         path = f"services.{name}.x-clos.depends_on" if group else "x-clos.dependencies"
         yield Problem(path, refusal.message)
     elif isinstance(refusal, DependencyCycle):
-        ring = [each["name"] for each in body["services"] if f"{body['name']}-{each['name']}" in refusal.cycle]
-        yield from (Problem(f"services.{name}.depends_on", refusal.message) for name in ring[:1])
+        yield from (Problem(path, refusal.message) for path in import_rings.said(files, body, refusal.cycle))
+    elif isinstance(refusal, RangeFull) and refusal.service is not None:
+        yield Problem(_path(files, f"services.{refusal.service}.ports"), refusal.message)
 
 
 def _flat(errors: Any, path: str) -> Iterator[tuple[str, str]]:

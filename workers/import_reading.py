@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from domain.container_policy import PolicyDenied
 from models.groups import Group
 from workers import import_places
 from workers.context import Context
-from workers.runtimes import compose_admission, compose_lines, compose_project
+from workers.runtimes import compose_admission, compose_lines, compose_project, compose_told
 from workers.runtimes.compose_place import Wish
 from workers.runtimes.compose_project import Project
 
@@ -48,7 +48,7 @@ class Read:
             "group": self.name,
             "services": self.services,
             "diff": changed.as_dict(),
-            "warnings": [*self.project.warnings, *self.imported.warnings, *shared],
+            "warnings": [*self.project.warnings, *self._warnings(), *shared],
             "left_out": {
                 "profiles": list(self.project.left_out),
                 "unsupported": [each.as_dict() for each in self.left_out],
@@ -56,13 +56,18 @@ class Read:
             "files": [document.name for document in self.project.files.documents],
         }
 
+    def _warnings(self) -> list[str]:
+        return list(compose_told.as_given(self.imported.warnings, self.project.files.folder))
+
     def remembered(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What the group keeps of its project: enough to read it again, and no variable's value."""
         files = [os.path.abspath(document.name) for document in self.project.files.documents]
         return {
             "path": asked.get("path"),
             "content": bool(asked.get("content")),
-            "directory": str(self.project.directory),
+            "directory": None
+            if str(self.project.directory) == self.project.files.folder
+            else str(self.project.directory),
             "files": files if asked.get("path") else [],
             "given_files": list(asked.get("files") or ()),
             "profiles": list(asked.get("profiles") or ()),
@@ -88,17 +93,24 @@ def read(context: Context, asked: Mapping[str, Any], content: str | None, variab
     keep = bool(asked.get("adopt")) or _was_adopted(context, asked.get("name"))
     wish = _wish(asked, content, variables, keep)
     project = compose_project.read(wish, context.policy)
+    # What is read of a text names the folder in which it lay: nobody is told of that.
+    with compose_told.told_as_given(project.files.folder):
+        found = _come_to(context, asked, project, wish, keep)
+        _refuse(context, found, leave_out=asked.get("on_unsupported") == "leave_out")
+    return found
+
+
+def _come_to(context: Context, asked: Mapping[str, Any], project: Project, wish: Wish, keep: bool) -> Read:
+    """What a project comes to as a group, with whatever is wrong with it."""
     directory = str(project.directory) if wish.path is not None or wish.directory is not None else None
     name = str(asked.get("name") or extension.of(project.model).get("name") or project.name)
     keep = keep or _was_adopted(context, name)
     imported = read_group(project.model, name, directory, project.values, keep_network_names=keep)
     if asked.get("project"):
         imported.body["project"] = asked["project"]
-    found = Read(
-        project, imported, tuple(compose_lines.located(project.files, each) for each in imported.problems), keep
-    )
-    _refuse(context, found, leave_out=asked.get("on_unsupported") == "leave_out")
-    return found
+    wrong = (compose_lines.located(project.files, each) for each in imported.problems)
+    left_out = (replace(each, reason=compose_told.as_given(each.reason, project.files.folder)) for each in wrong)
+    return Read(project, imported, tuple(left_out), keep)
 
 
 def _refuse(context: Context, found: Read, leave_out: bool) -> None:

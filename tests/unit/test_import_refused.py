@@ -16,7 +16,7 @@ from workers import import_reading
 
 TWO = "name: demo\nservices:\n  a:\n    image: x:1\n    ports: ['80']\n  b: {image: 'x:1'}\n"
 # What `a` says in its place, where `b` has gone: on which line that stands, and the refusal's code.
-DENIED, UNKNOWN, BAD = "policy_denied", "unknown_dependency", "compose_refused"
+DENIED, UNKNOWN, BAD, RING = "policy_denied", "unknown_dependency", "compose_refused", "dependency_cycle"
 REFUSED = {
     "privileged": ("    privileged: true\n", "services.a.privileged", 6, DENIED),
     "every capability": ("    cap_add:\n      - ALL\n", "services.a.cap_add[0]", 7, DENIED),
@@ -24,12 +24,32 @@ REFUSED = {
     "the host's processes": ("    pid: host\n", "services.a.pid", 6, DENIED),
     "a graphics card, as a swarm names it": (
         "    deploy:\n      resources:\n        reservations:\n          devices: [{capabilities: [gpu]}]\n",
-        "services.a.gpus", 3, DENIED,
+        "services.a.deploy.resources.reservations.devices", 9, DENIED,
     ),
     "a need of what nobody registered": (
         "    x-clos:\n      depends_on: [other/db]\n", "services.a.x-clos.depends_on", 7, UNKNOWN
     ),
     "a policy that there is not": ("    restart: sometimes\n", "services.a.restart", 6, BAD),
+    "fewer processes than none, as a swarm names it": (
+        "    deploy:\n      resources:\n        limits:\n          pids: -7\n",
+        "services.a.deploy.resources.limits.pids", 9, BAD,
+    ),
+    "fewer processes than none": ("    pids_limit: -7\n", "services.a.pids_limit", 6, BAD),
+    "a need of itself": (
+        "    x-clos:\n      depends_on: [{service: a}]\n", "services.a.x-clos.depends_on", 7, RING
+    ),
+    "a need of itself, by its group's name too": (
+        "    x-clos:\n      depends_on:\n        - GROUP/a\n", "services.a.x-clos.depends_on", 7, RING
+    ),
+    "a ring that a key of Compose's begins": (
+        "    network_mode: service:c\n  c:\n    image: x\n    x-clos: {depends_on: [a]}\n",
+        "services.a.network_mode", 6, RING,
+    ),
+    "a ring that depends_on begins": (
+        "    depends_on: {c: {condition: service_started}}\n  c: {image: x, x-clos: {depends_on: [a]}}\n",
+        "services.a.depends_on", 6, RING,
+    ),
+    "a need of its own group": ("x-clos:\n  dependencies: [GROUP]\n", "x-clos.dependencies", 7, RING),
     "an extension that is no mapping": ("    x-clos: 5\n", "services.a.x-clos", 6, BAD),
     "a reference to what is not there": (
         "    environment:\n      MODE: a\n      URL: '$${url:nobody}'\n", "services.a.environment.URL", 8,
@@ -54,10 +74,15 @@ def demo(kit: Kit, tmp_path: Path) -> Importer:
     return found
 
 
+def _ports(said: str) -> str:
+    """What cannot have ports, being in another one's container, has a line of another kind there."""
+    return "    labels: {a: b}\n" if "network_mode" in said else "    ports: ['80']\n"
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_one_that_is_refused_has_stopped_nothing_and_its_dry_run_says_the_same(demo: Importer, what: str) -> None:
     said, path, line, code = REFUSED[what]
-    demo.write(f"name: demo\nservices:\n  a:\n    image: x:1\n    ports: ['80']\n{said}")
+    demo.write(f"name: demo\nservices:\n  a:\n    image: x:1\n{_ports(said)}{said.replace('GROUP', 'demo')}")
 
     asked_only, ended = demo.does(dry_run=True), demo.does()
 
@@ -74,7 +99,7 @@ def test_one_that_is_refused_has_stopped_nothing_and_its_dry_run_says_the_same(d
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_new_group_that_would_be_refused_is_refused_by_its_dry_run(demo: Importer, what: str) -> None:
     said, path, line, code = REFUSED[what]
-    demo.write(f"name: new\nservices:\n  a:\n    image: x:1\n    ports: ['80']\n{said}")
+    demo.write(f"name: new\nservices:\n  a:\n    image: x:1\n{_ports(said)}{said.replace('GROUP', 'new')}")
 
     error = demo.does(dry_run=True).error or {}
 

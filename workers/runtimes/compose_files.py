@@ -46,10 +46,14 @@ class Roots:
 
 @dataclass
 class Files:
-    """The files of a project as they were read, in the order in which Compose reads them."""
+    """The files of a project as they were read, in the order in which Compose reads them.
+
+    `folder` is one of our own, in which a text lay while it was read: nobody is told of it (`compose_told`).
+    """
 
     documents: list[Document] = field(default_factory=list)
     digest: str = ""
+    folder: str = ""
 
     def place(self, path: keys.Path) -> tuple[str | None, int | None]:
         """File and line of a path of the merged model: where the most of it is written."""

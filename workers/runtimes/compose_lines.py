@@ -21,6 +21,14 @@ _WHOLE = re.compile(
 _OF_A_PORT = re.compile(
     r"(?:invalid (?:hostPort|containerPort|IP address|proto|ranges specified)|no port specified)\b.*?: (.+)"
 )
+# What CLOS keeps under a service's own key may be said for a swarm.
+_IN_DEPLOY = {
+    "pids_limit": ("limits", "pids"),
+    "cpus": ("limits", "cpus"),
+    "mem_limit": ("limits", "memory"),
+    "mem_reservation": ("reservations", "memory"),
+    "gpus": ("reservations", "devices"),
+}
 _OF_A_FILE = re.compile(r"(env|label) file (\S+) not found")
 
 
@@ -34,8 +42,21 @@ def located(files: Files, problem: Problem) -> Problem:
         path = own = _by_value(files, problem.reason)
         problem = Problem(own, problem.reason)
     parts: list[str | int] = [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", path)]
-    file, line = files.place(_known(files, parts))
+    known = _known(files, parts)
+    if problem.path and (deployed := _deployed(files, known)) is not None:
+        problem, known = Problem(keys.written(deployed), problem.reason), deployed
+    file, line = files.place(known)
     return Problem(problem.path, problem.reason, file, line)
+
+
+def _deployed(files: Files, path: keys.Path) -> keys.Path | None:
+    """Where `deploy` says what a service's own key would, if that is how the files say it."""
+    instead = _IN_DEPLOY.get(str(path[2])) if path[0] == "services" and len(path) > 2 else None
+    if instead is None or any(path[:3] in document.lines for document in files.documents):
+        return None
+    deployed = (*path[:2], "deploy", "resources", *instead, *path[3:])
+    said = (*path[:2], "deploy", "resources", *instead)
+    return deployed if any(said in document.lines for document in files.documents) else None
 
 
 def _named(reason: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from domain.compose.problems import ComposeRefused, Problem
-from workers.runtimes import compose, compose_files
+from workers.runtimes import compose, compose_files, compose_told
 from workers.runtimes.compose_files import Roots
 
 _ASKED = "x-clos-asked"
@@ -68,7 +68,7 @@ def _given(wish: Wish, home: Path, folder: Path) -> list[Path]:
     """The files that were named, or that of the text; none where they have to be found."""
     if wish.path is not None:
         return [home / each for each in wish.files]
-    file = folder / "compose.yaml"
+    file = folder / compose_told.NAME
     file.write_text(wish.content or "", encoding="utf-8")
     return [file]
 

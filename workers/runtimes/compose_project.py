@@ -5,6 +5,7 @@ result refers to is known to lie where it may, in full.
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 
 from domain.compose.problems import ComposeRefused, Problem
 from domain.container_policy import ContainerPolicy
-from workers.runtimes import compose, compose_admission, compose_files, compose_lines, compose_place
+from workers.runtimes import compose, compose_admission, compose_files, compose_lines, compose_place, compose_told
 from workers.runtimes.compose_files import Files
 from workers.runtimes.compose_place import Wish
 
@@ -47,25 +48,40 @@ def read(wish: Wish, policy: ContainerPolicy | None = None) -> Project:
         ComposeRefused: it is not well formed, or reaches outside of its folder and what the policy allows.
         ComposeMissing, TimedOut
     """
-    with tempfile.TemporaryDirectory(prefix="clos-import-") as folder:
-        policy = policy or ContainerPolicy()
-        request, roots = compose_place.request(wish, Path(folder), tuple(Path(root) for root in policy.binds.roots))
-        gathered = compose_files.gather(request.files, request.directory, roots)
-        every = compose.Request(**{**vars(request), "profiles": ("*",)})
-        with _located(gathered):
-            first = compose.config(every, _UNRESOLVED, "--no-consistency")
-            _refuse_unexpanded(first.warnings)
-            compose_admission.refuse_read(first.model, policy, roots, wish.profiles)
-            overlay = _overlay(first.model, Path(folder))
-            last = compose.config(compose.Request(**{**vars(request), "files": (*request.files, *overlay)}))
-            compose_admission.refuse_given(last.model, policy, roots)
-        if compose_files.gather(request.files, request.directory, roots).digest != gathered.digest:
-            raise ComposeRefused([Problem("", "it was changed while it was read: try again", str(request.files[0]))])
+    with tempfile.TemporaryDirectory(prefix="clos-import-") as made:
+        folder = os.path.realpath(made)
+        with compose_told.told_as_given(folder):
+            return _read(wish, policy or ContainerPolicy(), Path(folder))
+
+
+def _read(wish: Wish, policy: ContainerPolicy, folder: Path) -> Project:
+    """As `read`, in a folder of our own."""
+    request, roots = compose_place.request(wish, folder, tuple(Path(root) for root in policy.binds.roots))
+    gathered = compose_files.gather(request.files, request.directory, roots)
+    every = compose.Request(**{**vars(request), "profiles": ("*",)})
+    with _located(gathered):
+        first = compose.config(every, _UNRESOLVED, "--no-consistency")
+        _refuse_unexpanded(first.warnings)
+        compose_admission.refuse_read(first.model, policy, roots, wish.profiles)
+        overlay = _overlay(first.model, folder)
+        last = compose.config(compose.Request(**{**vars(request), "files": (*request.files, *overlay)}))
+        compose_admission.refuse_given(last.model, policy, roots)
+    if compose_files.gather(request.files, request.directory, roots).digest != gathered.digest:
+        raise ComposeRefused([Problem("", "it was changed while it was read: try again", str(request.files[0]))])
     model = unescaped(last.model)
     values = model.pop(_VALUES, None) or {}
     left_out = sorted(set(first.model.get("services") or {}) - set(model.get("services") or {}))
     name = str(model.get("name") or request.directory.name)
-    return Project(name, request.directory, gathered, model, tuple(left_out), last.warnings, values)
+    warnings = tuple(compose_told.as_given(last.warnings, str(folder)))
+    return Project(name, request.directory, _named(gathered, folder), model, tuple(left_out), warnings, values)
+
+
+def _named(files: Files, folder: Path) -> Files:
+    """The files by the names under which they are told of."""
+    files.folder = str(folder)
+    for document in files.documents:
+        document.name = compose_told.as_given(document.name, files.folder)
+    return files
 
 
 def unescaped(value: Any) -> Any:
