@@ -103,7 +103,7 @@ def read(context: Context, asked: Mapping[str, Any], content: str | None, variab
 def _come_to(context: Context, asked: Mapping[str, Any], project: Project, wish: Wish, keep: bool) -> Read:
     """What a project comes to as a group, with whatever is wrong with it."""
     directory = str(project.directory) if wish.path is not None or wish.directory is not None else None
-    name = str(asked.get("name") or extension.of(project.model).get("name") or project.name)
+    name = str(asked.get("name") or extension.of(project.model).get("name") or _own_name(project))
     keep = keep or _was_adopted(context, name)
     imported = read_group(project.model, name, directory, project.values, keep_network_names=keep)
     if asked.get("project"):
@@ -111,6 +111,20 @@ def _come_to(context: Context, asked: Mapping[str, Any], project: Project, wish:
     wrong = (compose_lines.located(project.files, each) for each in imported.problems)
     left_out = (replace(each, reason=compose_told.as_given(each.reason, project.files.folder)) for each in wrong)
     return Read(project, imported, tuple(left_out), keep)
+
+
+def _own_name(project: Project) -> str:
+    """What a project calls itself, or its folder.
+
+    Raises:
+        ComposeRefused: it is a text, whose folder nobody has named.
+    """
+    if project.name == Path(project.files.folder).name:
+        raise ComposeRefused(
+            [Problem("name", "it names no project, and a text has no folder to be named after", "compose.yaml")],
+            hint="write `name: …` into it, or say how the group is to be called: clos groups import --name (API: name)",
+        )
+    return project.name
 
 
 def _refuse(context: Context, found: Read, leave_out: bool) -> None:

@@ -88,6 +88,16 @@ def test_compose_s_warnings_about_a_text_name_no_folder_of_ours(demo: Importer) 
     assert "clos-import" not in json.dumps(result)
 
 
+def test_a_text_that_nobody_has_named_is_refused_rather_than_called_after_a_folder_of_ours(demo: Importer) -> None:
+    text = "services: {a: {image: 'x:1'}}\n"
+    refused = demo.does(content=text)
+
+    assert (refused.status, (refused.error or {})["code"]) == ("failed", "compose_refused")
+    assert (refused.error or {})["problems"][0]["path"] == "name"
+    assert demo.imports(content=text, name="demo")["group"] == "demo"
+    assert demo.imports(content=text, directory=str(demo.folder))["group"] == demo.folder.name
+
+
 def test_a_text_without_a_folder_can_be_read_again_with_what_its_group_remembers(demo: Importer) -> None:
     text = f"{NAMED}services: {{a: {{image: 'x:1'}}}}\n"
     demo.imports(content=text)
