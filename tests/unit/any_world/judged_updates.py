@@ -88,8 +88,11 @@ def _kept(operation: Operation, world: World, change: dict[str, Any]) -> list[st
 
 
 def _ran_twice(operation: Operation, world: World, change: dict[str, Any]) -> list[str]:
-    """What does its work and ends did so once, however many workers died meanwhile."""
+    """What does its work and ends did so once, however many workers died meanwhile; and once more where people have
+    defined it anew meanwhile."""
     service_id = change["service_id"]
+    if service_id in world.people.redefined:
+        return []
     instance = world.machine.instance(service_id)
     if instance.alive or instance.exit_code != 0 or (operation.compensation or {}).get("direction") == "back":
         return []
